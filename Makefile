@@ -1,0 +1,68 @@
+# Two commands matter: `make lab` to learn, `make test` to maintain.
+# Each target wraps a `python -m …` that also runs by itself, where there is no make.
+
+PYTHON ?= python3
+PORT ?= 8888
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test check build author doctor pretrain bench fresh
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+lab: .venv/lab  ## open the course in JupyterLab (PORT=8888)
+	@$(PY) -m utils.lab --port $(PORT)
+
+test: .venv/test  ## run every test, then every notebook
+	$(PY) -m ruff check .
+	$(PY) -m utils.build --check
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly tests
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly --nbval --nbval-current-env \
+	    --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb' notebooks
+
+check: .venv/test  ## run the quick tests, under two minutes
+	$(PY) -m ruff check .
+	$(PY) -m utils.build --check
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly -m "not slow and not browser" tests
+
+build: .venv/lab  ## build notebooks and bricks from lessons (CHECK=1 only compares)
+	@$(PY) -m utils.build $(if $(CHECK),--check)
+
+author: .venv/lab  ## as lab, and saving a notebook writes its lesson
+	@$(PY) -m utils.lab --author --port $(PORT)
+
+doctor:  ## say what this machine has, and what to do about each fault
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m utils.doctor
+
+pretrain: .venv/lab  ## train a model the course ships (MODEL=clip)
+	@$(if $(MODEL),,echo "Name the model: make pretrain MODEL=clip" >&2; exit 2)
+	@$(PY) -m utils.pretrain $(MODEL)
+
+bench: .venv/lab  ## measure the bricks against the libraries
+	@$(PY) -m benchmarks
+
+fresh: .venv/lab  ## put a notebook back as shipped, yours beside it (LESSON=03)
+	@$(if $(LESSON),,echo "Name the lesson: make fresh LESSON=03" >&2; exit 2)
+	@$(PY) -m utils.fresh $(LESSON)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "$(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing);" \
+	    "the course needs Python 3.11 or newer: install one" \
+	    "and name it, as in make PYTHON=python3.12 lab" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv || { \
+	    echo "$(PYTHON) could not make .venv: see the line above" >&2; exit 1; }
+
+# The stamps are older than what they depend on when something is to be installed.
+# setuptools comes first and builds without isolation, so that with everything there
+# a reinstallation needs no network.
+.venv/lab .venv/test: pyproject.toml constraints.txt $(PY)
+	@echo "Installing into .venv (the first time takes some minutes) …"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation -e $(if $(findstring test,$@),'.[test]',.)
+	@touch .venv/lab $(if $(findstring test,$@),.venv/test)

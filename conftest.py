@@ -1,0 +1,19 @@
+"""How pytest runs the course: what the notebooks need under nbval."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+
+# Kernels and subprocesses inherit these: no network, no fork warning, `import utils`.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
+
+
+def pytest_configure(config):
+    # An absolute path, for nbval looks for the file in the current folder.
+    if getattr(config.option, "nbval", False) and not config.option.nbval_sanitize_with:
+        config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_sanitize.cfg")

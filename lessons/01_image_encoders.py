@@ -1,0 +1,1413 @@
+# ---
+# jupyter:
+#   brick: image_encoders
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Image encoders: from VGG to ResNet to ViT
+#
+# ![Two ways from a picture to a vector. A ResNet keeps a map that shrinks and thickens.
+# A Vision Transformer cuts the picture into patches and treats them as the words of a
+# sentence](../assets/figures/01_towers.svg)
+#
+# CLIP has two halves. One turns a picture into a vector, the other a sentence. This
+# lesson builds the first half, in the two forms that CLIP was trained with.
+# **How do thousands of pixels become one short vector that says what is in the
+# picture?**
+
+# %% [markdown]
+# ## A picture is numbers
+# We work with Emoji-4: thousands of small pictures in four drawing styles. A picture is
+# three sheets of numbers, red, green and blue, each from 0 to 1.
+
+# %% tags=["brick"]
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# %%
+from utils import data, device, plots
+
+train = data.load_emoji("train").where(skin_tone="none")
+unseen = data.load_emoji("unseen").where(skin_tone="none")
+cat = train.where(label_en="cat face").pictures.float() / 255  # (4, 3, 64, 64)
+
+print("numbers in one picture:", cat[0].numel())
+plots.grid(cat, data.STYLES, alt="A cat face in four styles")
+
+# %% [markdown]
+# Those numbers are already a vector. Is it a good one? Here is a simple test: move the
+# cat 8 pixels to the right. It is still the same cat. A good vector stays close.
+
+# %%
+moved = cat[2].roll(8, dims=-1)
+pig = train.where(label_en="pig face").pictures[2].float() / 255
+to_itself, to_pig = (cat[2] - moved).norm(), (cat[2] - pig).norm()
+
+three = torch.stack([cat[2], moved, pig])
+plots.grid(three, ["cat", "cat, moved", "pig"], alt="A cat, the cat moved, a pig")
+print("in pixels, the cat is nearer to the pig:", bool(to_pig < to_itself))
+
+# %% [markdown]
+# In pixels, the cat is nearer to a pig than to itself. Pixels compare ink, place by
+# place. An encoder must do better: a small move may not matter, another species must.
+
+# %% [markdown]
+# ## Convolution by hand
+# The oldest answer: look through a small window, and slide it. Here is a picture of 5×5
+# pixels, dark on the left and bright on the right, and a window of 3×3 weights. At each
+# place, multiply the window's nine weights with the nine pixels under it, and add up.
+
+# %%
+toy = torch.tensor([[0.0, 0, 1, 1, 1]] * 5)  # (5, 5)
+kernel = torch.tensor([[-1.0, 0, 1]] * 3)  # right minus left
+
+answer = torch.zeros(3, 3)
+for row in range(3):
+    for column in range(3):
+        window = toy[row : row + 3, column : column + 3]
+        answer[row, column] = (window * kernel).sum()
+print(answer)
+
+# %% [markdown]
+# The answer is 3 where the window meets the edge, and 0 where all is even. The kernel
+# is an edge detector. Torch has the loop built in.
+
+# %%
+library = F.conv2d(toy[None, None], kernel[None, None])[0, 0]
+print("equal to torch's:", torch.equal(answer, library))
+
+# %% [markdown]
+# Now slide it over the cat, once as it is and once turned by 90°. One window gives one
+# *feature map*: a picture of where its pattern was found.
+
+# %%
+kernels = torch.stack([kernel, kernel.T])[:, None]  # (2, 1, 3, 3)
+grey = F.pad(cat[2].mean(0)[None, None], (1, 1, 1, 1), value=1.0)  # white all round
+maps = F.conv2d(grey, kernels)[0].abs()  # (2, 64, 64)
+sheets = (1 - maps / maps.max())[:, None].expand(-1, 3, -1, -1)
+whole = torch.cat([cat[2:3], sheets])
+
+captions = ["picture", "upright edges", "level edges"]
+plots.grid(whole, captions, alt="A cat face and its edges", size=120)
+print("two kernels, two maps:", tuple(maps.shape))
+
+# %% [markdown]
+# Nobody draws kernels by hand any more. They are weights, and training finds them. What
+# stays is the design: the same few weights everywhere, so a cat on the right excites
+# the same detector as a cat on the left.
+
+# %% [markdown]
+# ## Small windows, stacked: VGG
+# How large should a window be? VGG's answer (Simonyan and Zisserman 2015, sec. 2.3):
+# small, and more of them. Two 3×3 layers see as far as one 5×5 layer. Ask the gradient:
+# which input pixels move the output in the middle?
+
+# %%
+page = torch.zeros(1, 1, 9, 9, requires_grad=True)
+ones = torch.ones(1, 1, 3, 3)
+twice = F.conv2d(F.conv2d(page, ones, padding=1), ones, padding=1)
+twice[0, 0, 4, 4].backward()
+
+seen = page.grad[0, 0] > 0
+print(seen.int())
+print("a window of", int(seen.any(0).sum()), "by", int(seen.any(1).sum()))
+
+# %% [markdown]
+# It costs less, and it bends twice: there is a ReLU after each layer. With 64 channels
+# in and out:
+
+
+# %%
+def weights(*layers: nn.Module) -> int:
+    return sum(p.numel() for layer in layers for p in layer.parameters())
+
+
+small = nn.Conv2d(64, 64, 3, bias=False), nn.Conv2d(64, 64, 3, bias=False)
+large = nn.Conv2d(64, 64, 5, bias=False)
+print(f"two 3×3: {weights(*small):,} weights; one 5×5: {weights(large):,}")
+print(f"saved: {1 - weights(*small) / weights(large):.0%}")
+
+# %% [markdown]
+# A VGG block is a few such layers, then a pool that halves the map. Several
+# blocks in a row give the shape that every convolutional tower has: the map shrinks,
+# the channels grow.
+
+
+# %%
+def vgg_block(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width_in, width_out, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width_out, width_out, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+
+
+x = cat
+for block in [vgg_block(3, 32), vgg_block(32, 64), vgg_block(64, 128)]:
+    x = block(x)
+    print(tuple(x.shape))  # (B, channels, H, W)
+
+# %% [markdown]
+# ## Deeper, until nothing gets through
+# More layers see more. But the error has to travel back through all of them to reach
+# the first. Take stacks of 2, 4, … 64 layers, fresh from the initialisation, and
+# measure how strong the gradient is that arrives at the first layer.
+#
+# Three kinds of stack: bare convolutions with ReLU; the same with BatchNorm, which
+# rescales each channel to mean 0 and spread 1; and the same again where each pair of
+# layers only *adds* to its input. That last one is the **residual block**.
+#
+# ![A residual block and a pre-norm Transformer block: in both, the input goes round the
+# layers and is added to what they return](../assets/figures/01_blocks.svg)
+
+
+# %% tags=["brick"]
+class ResidualBlock(nn.Module):
+    """x + two 3×3 convolutions of x, each followed by BatchNorm.
+
+    (B, width, H, W) → the same shape. The last BatchNorm scales by 0 at the start, so a
+    new block passes its (non-negative) input on unchanged. He et al. 2016, fig. 2; zero
+    start: Goyal et al. 2017, sec. 5.1.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(x + change)
+
+
+# %% [markdown]
+# The last norm starts at 0, so a new block changes nothing: depth is free at the start.
+
+# %%
+x = torch.rand(2, 16, 8, 8)  # not negative, like everything after a ReLU
+print("a new block passes its input on:", torch.equal(ResidualBlock(16)(x), x))
+
+# %% [markdown]
+# The two stacks to compare it with, and a small network around any of the three:
+
+
+# %%
+class Plain(ResidualBlock):
+    """The same layers without the way round."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        nn.init.ones_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+def bare(width: int) -> nn.Sequential:
+    convolutions = [nn.Conv2d(width, width, 3, padding=1) for _ in range(2)]
+    return nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU())
+
+
+def stack(block, depth: int, classes: int, width: int = 32) -> nn.Sequential:
+    stem = [
+        nn.Conv2d(3, width, 4, stride=4, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    blocks = [block(width) for _ in range(depth)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
+    return nn.Sequential(*stem, *blocks, *head)
+
+
+# %% [markdown]
+# The labels are Unicode's nine groups: smileys, animals, flags and so on. They are also
+# the task on which both towers will train. And since a page is mostly white, which is
+# 1, we shift the pixels so that they lie around 0.
+
+# %%
+groups = sorted(set(unseen.table["group"]))
+train = train.take([i for i, g in enumerate(train.table["group"]) if g in groups])
+labels = torch.tensor([groups.index(g) for g in train.table["group"]])
+unseen_labels = torch.tensor([groups.index(g) for g in unseen.table["group"]])
+
+
+def centre(pictures: Tensor) -> Tensor:
+    """uint8 or [0, 1] → numbers around 0 (about the mean and spread of the pixels)."""
+    pictures = pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+    return (pictures - 0.7) / 0.3
+
+
+print(len(train), "pictures to learn from,", len(unseen), "of concepts kept aside")
+print(", ".join(groups))
+
+# %%
+depths = [1, 2, 4, 8, 16, 32]  # blocks of two layers
+few = torch.arange(0, len(train), 54)  # 128 or so, of all kinds
+small_pictures = F.interpolate(centre(train.pictures[few]), size=32, mode="area")
+
+
+def first_gradient(block, depth: int) -> float:
+    """Size of the loss's gradient at the first layer of a new stack."""
+    torch.manual_seed(0)
+    network = stack(block, depth, len(groups))
+    F.cross_entropy(network(small_pictures), labels[few]).backward()
+    return network[0].weight.grad.norm().item()
+
+
+kinds = {"bare": bare, "BatchNorm": Plain, "residual": ResidualBlock}
+arriving = {k: [first_gradient(b, d) for d in depths] for k, b in kinds.items()}
+
+# %%
+fig, ax = plots.figure(width=7)
+colours = {"bare": "noise", "BatchNorm": "text", "residual": "image"}
+for kind, values in arriving.items():
+    colour = plots.COLOURS[colours[kind]]
+    shown = [max(v, 1e-16) for v in values]
+    ax.loglog([2 * d for d in depths], shown, "o-", color=colour, label=kind)
+ax.set(xlabel="layers", ylabel="gradient at the first layer", ylim=(1e-16, 1e5))
+ax.set_title("Only the residual stack keeps its gradient at every depth")
+ax.set_xticks([2 * d for d in depths], [str(2 * d) for d in depths])
+ax.minorticks_off()
+ax.legend()
+plots.show(
+    fig,
+    "The first layer's gradient against depth: bare stacks lose it, BatchNorm lets it "
+    "grow, residual stacks keep it",
+)
+
+for kind, values in arriving.items():
+    change = values[-1] / values[0]
+    print(kind, "keeps its gradient within a factor of 10:", 0.1 < change < 10)
+assert arriving["bare"][-1] < 1e-6 < 1 < arriving["BatchNorm"][-1]
+
+# %% [markdown]
+# The bare stack's first layers learn nothing: their gradient is zero to many decimals.
+# BatchNorm cures that and swings to the other side. With the way round, there is always
+# a path on which the gradient is multiplied by 1.
+#
+# A word of care: the plain networks that He et al. compared had BatchNorm, and they
+# found their gradients healthy (2016, sec. 4.1). What they saw was *degradation*: a
+# deeper plain network fits even its training data worse. You will see that too, under
+# "Break it".
+
+# %% [markdown]
+# ## The ResNet tower
+# A stem that looks at 4×4 pixels at a time, then stages of residual blocks. Between
+# stages the map halves and the channels double. The mean over the last map is the
+# vector.
+
+
+# %% tags=["brick"]
+class ResNet(nn.Module):
+    """Pictures (B, 3, H, W) → vectors (B, widths[-1]).
+
+    A stem of `stem`×`stem` patches, then stages of residual blocks. Between stages an
+    average pool halves the map and a 1×1 convolution widens it. He et al. 2016.
+    """
+
+    def __init__(self, widths=(64, 128, 256), depths=(2, 2, 2), stem: int = 4):
+        super().__init__()
+        layers = []
+        for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            if i == 0:
+                layers += [nn.Conv2d(3, width, stem, stride=stem, bias=False)]
+            else:
+                widen = nn.Conv2d(widths[i - 1], width, 1, bias=False)
+                layers += [nn.AvgPool2d(2), widen]
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [ResidualBlock(width) for _ in range(depth)]
+        self.layers = nn.Sequential(*layers)
+        self.width = widths[-1]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        # channels last is the memory order in which convolutions run fastest
+        x = pictures.contiguous(memory_format=torch.channels_last)
+        return self.layers(x).mean((2, 3))  # (B, widths[-1])
+
+
+# %%
+torch.manual_seed(0)
+tower = ResNet((32, 64, 128), (1, 1, 1))
+x = centre(cat)  # (4, 3, 64, 64)
+for layer in tower.layers:
+    x = layer(x)
+    if isinstance(layer, ResidualBlock):
+        print("after a stage:", tuple(x.shape))
+print("vectors:", tuple(tower(centre(cat)).shape))
+
+# %% [markdown]
+# ## A picture as a sentence: patches
+# The Vision Transformer starts from another idea. Cut the picture into squares, and
+# treat each square as a word. Here is the cutting, one square at a time.
+
+
+# %%
+def patches_by_hand(picture: Tensor, p: int) -> Tensor:
+    """(3, H, W) → (N, 3·p·p), row by row."""
+    rows, columns = picture.shape[1] // p, picture.shape[2] // p
+    squares = []
+    for row in range(rows):
+        for column in range(columns):
+            square = picture[:, row * p : (row + 1) * p, column * p : (column + 1) * p]
+            squares.append(square.flatten())
+    return torch.stack(squares)
+
+
+squares = patches_by_hand(cat[3], 16)
+plots.grid(
+    squares.unflatten(1, (3, 16, 16)),
+    columns=4,
+    size=48,
+    alt="The cat face, cut into 16 squares",
+    title="A picture in 16 words",
+)
+print(tuple(squares.shape))
+
+# %% [markdown]
+# Torch knows this as `unfold`, and puts the squares back with `fold`. Nothing is lost.
+
+
+# %%
+def patches(pictures: Tensor, p: int) -> Tensor:
+    return F.unfold(pictures, p, stride=p).transpose(1, 2)  # (B, N, 3·p·p)
+
+
+def put_back(tokens: Tensor, p: int, size: int = 64) -> Tensor:
+    return F.fold(tokens.transpose(1, 2), size, p, stride=p)  # (B, 3, size, size)
+
+
+print("equal to the loops:", torch.equal(patches(cat, 16)[3], squares))
+print("put back unharmed:", torch.equal(put_back(patches(cat, 16), 16), cat))
+
+# %% [markdown]
+# Each square of 768 numbers becomes a token by one matrix product, the same for all.
+# That is also a convolution whose stride is its size: the window jumps from square to
+# square.
+
+# %%
+torch.manual_seed(0)
+embed = nn.Conv2d(3, 64, 16, stride=16, bias=False)
+as_convolution = embed(cat).flatten(2).transpose(1, 2)  # (B, N, 64)
+as_product = patches(cat, 16) @ embed.weight.flatten(1).T  # (B, N, 64)
+
+print("the same tokens:", torch.allclose(as_convolution, as_product, atol=1e-5))
+
+# %% [markdown]
+# Two things are added. A **class token** in front, a learned vector that stands for no
+# square: it will collect the answer. And a learned **position** for each token, since a
+# bag of squares doesn't say which one was on top.
+
+# %% [markdown]
+# ## Attention by hand
+# Tokens must talk: an ear means cat only if there are whiskers. Three tokens of two
+# numbers, "how furry" and "how blue":
+
+# %%
+names = ["left ear", "right ear", "sky"]
+tokens = torch.tensor([[2.0, 0.0], [2.0, 0.5], [0.0, 2.0]])  # (3, 2)
+
+# %% [markdown]
+# Each token asks a *query*, holds up a *key* and offers a *value*. Here all three are
+# the token itself; a network learns a matrix for each. The match of a query with a key
+# is their dot product, divided by √d. A softmax turns matches into shares. The answer
+# is the values, mixed in these shares (Vaswani et al. 2017, eq. 1):
+#
+# $$\text{attend}(q, k, v) = \text{softmax}\left(\frac{q k^\top}{\sqrt d}\right) v$$
+
+
+# %%
+import math
+
+
+def attend_by_hand(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """q, k, v: (L, d) → the answers (L, d) and the shares (L, L)."""
+    length, d = q.shape
+    shares, answers = torch.zeros(length, length), torch.zeros(length, d)
+    for i in range(length):
+        scores = [float(q[i] @ k[j]) / d**0.5 for j in range(length)]
+        powers = [math.exp(s) for s in scores]
+        for j in range(length):
+            shares[i, j] = powers[j] / sum(powers)
+            answers[i] += shares[i, j] * v[j]
+    return answers, shares
+
+
+answers, shares = attend_by_hand(tokens, tokens, tokens)
+print("each row of shares sums to 1:", torch.allclose(shares.sum(1), torch.ones(3)))
+
+# %%
+fig, ax = plots.figure(width=4.2, height=3.4)
+plots.heatmap(shares, ax, "", names, names, numbers=True)
+ax.set(xlabel="is looked at", ylabel="looks", title="Ears look at ears")
+plots.show(fig, "Attention shares: the ears share theirs, the sky keeps its own")
+
+# %% [markdown]
+# The same without loops is two matrix products. Compare the shapes with the formula.
+
+# %%
+scores = tokens @ tokens.T / tokens.shape[1] ** 0.5  # (L, L)
+vectorised = scores.softmax(-1) @ tokens  # (L, d)
+print("equal to the loops:", torch.allclose(vectorised, answers, atol=1e-6))
+
+# %% [markdown]
+# From here on torch's fused kernel does it, in one call and without keeping the L×L
+# table. One exception: on a CPU in bfloat16 that kernel was measured several times
+# slower than the two plain products, so there we keep the products. The mask is for
+# lesson 02.
+
+
+# %% tags=["brick"]
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q·kᵀ/√d + mask)·v, the scaled dot-product attention.
+
+    q, k, v: (..., L, d); mask: (L, L), added to the scores, −inf where a token may not
+    look. Returns (..., L, d). Vaswani et al. 2017, eq. 1.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # torch's fused kernel is several times slower than plain products in this case
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., L, L)
+        if mask is not None:
+            scores = scores + mask.to(scores.dtype)
+        return scores.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+# %%
+fused = attend(tokens, tokens, tokens)
+print("equal to the loops:", torch.allclose(fused, answers, atol=1e-6))
+
+q, k, v = torch.randn(3, 2, 4, 65, 32, generator=device.seed(0))  # (B, h, L, d) each
+wide = attend(q, k, v)  # the fused kernel, float32
+half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())  # the plain products
+difference = (wide - half.float()).abs().max()
+print("both branches agree to bfloat16's precision:", bool(difference < 0.03))
+
+
+# %%
+import time
+
+
+def seconds(run, repeats: int = 3) -> float:
+    """The fastest of some runs, after one to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+slow = seconds(lambda: attend_by_hand(q[0, 0], k[0, 0], v[0, 0]))
+fast = seconds(lambda: attend(q[0, 0], k[0, 0], v[0, 0]))
+print("more than 10 times faster than the loops:", slow / fast > 10)
+
+# %% [markdown]
+# One mixture per token is little. So the width is split into *heads*, each with
+# queries, keys and values of its own: one may look for the other ear, one for the
+# outline.
+
+
+# %% tags=["brick"]
+class Attention(nn.Module):
+    """Self-attention with several heads: (B, L, width) → the same shape.
+
+    Queries, keys and values come from one product. Vaswani et al. 2017, sec. 3.2.2.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, h, d)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+# %% [markdown]
+# Torch has this layer too. With the same weights it must give the same numbers.
+
+# %%
+torch.manual_seed(0)
+ours = Attention(48, heads=3)
+theirs = nn.MultiheadAttention(48, 3, batch_first=True)
+theirs.in_proj_weight.data = ours.qkv.weight.data
+theirs.in_proj_bias.data = ours.qkv.bias.data
+theirs.out_proj.load_state_dict(ours.out.state_dict())
+
+x = torch.randn(2, 10, 48)
+print("equal to torch's layer:", torch.allclose(ours(x), theirs(x, x, x)[0], atol=1e-5))
+
+# %% [markdown]
+# ## The block, and the tower
+# Attention moves information between tokens. A small network, the same for each token,
+# then works on what arrived. Both stand beside a way round: the residual trick again.
+# The norms come *before* the layers, so nothing stands in the way round (the right half
+# of the drawing above). The bend between the two linear layers is CLIP's cheap GELU.
+
+
+# %% tags=["brick"]
+def quick_gelu(x: Tensor) -> Tensor:
+    """x·σ(1.702 x), the activation of OpenAI's CLIP; a cheap stand-in for GELU.
+
+    Hendrycks & Gimpel 2016, sec. 2.
+    """
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+# %%
+x = torch.linspace(-4, 4, 200)
+fig, ax = plots.figure(width=5, height=2.6)
+ax.plot(x, F.gelu(x), color=plots.COLOURS["noise"], label="GELU", linewidth=4)
+ax.plot(x, quick_gelu(x), color=plots.COLOURS["image"], label="quick GELU")
+ax.set(xlabel="x", title="Nearly the same bend")
+ax.legend()
+plots.show(fig, "Quick GELU lies close to GELU everywhere")
+print("largest difference:", f"{(F.gelu(x) - quick_gelu(x)).abs().max():.2f}")
+
+# %% [markdown]
+# Nearly is not the same: a CLIP ViT-B/32 trained with the one fell from 62.9 % to
+# 60.2 % on ImageNet when run with the other (OpenCLIP, `docs/openclip_results.csv`).
+
+
+# %% tags=["brick"]
+class Block(nn.Module):
+    """A pre-norm Transformer block: (B, L, width) → the same shape.
+
+    x + attention(norm(x)), then x + mlp(norm(x)). Radford et al. 2019, sec. 2.3.
+    """
+
+    def __init__(
+        self, width: int, heads: int, activation: str = "quick_gelu", hidden: int = 0
+    ):
+        super().__init__()
+        hidden = hidden or 4 * width
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+
+
+# %% [markdown]
+# Now the whole tower: patches, class token, positions, blocks. After the last block
+# only the class token is read.
+
+
+# %% tags=["brick"]
+class ViT(nn.Module):
+    """Pictures (B, 3, S, S) → the class token's vector (B, width).
+
+    CLIP's layout: patches without bias, a norm before the first block, a norm on the
+    class token alone after the last. Dosovitskiy et al. 2021, eq. 1–4; Radford et al.
+    2021, sec. 2.4. With keep < 1 training sees that share of the patches (FLIP, Li et
+    al. 2023).
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        patch_size: int = 8,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 3,
+        hidden: int = 0,
+        activation: str = "quick_gelu",
+        keep: float = 1.0,
+    ):
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"patches of {patch_size} do not tile {image_size} pixels")
+        tokens = (image_size // patch_size) ** 2 + 1
+        self.patch = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.class_token = nn.Parameter(width**-0.5 * torch.randn(width))
+        self.positions = nn.Parameter(width**-0.5 * torch.randn(tokens, width))
+        self.norm_pre = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, activation, hidden) for _ in range(depth)
+        )
+        self.norm_post = nn.LayerNorm(width)
+        self.width, self.keep = width, keep
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.patch(pictures).flatten(2).transpose(1, 2)  # (B, N, width)
+        x = x + self.positions[1:]
+        if self.training and self.keep < 1:
+            x = self.drop_patches(x)
+        first = (self.class_token + self.positions[0]).expand(len(x), 1, -1)
+        x = self.norm_pre(torch.cat([first.to(x.dtype), x], 1))  # (B, N+1, width)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm_post(x[:, 0])  # (B, width)
+
+    def drop_patches(self, x: Tensor) -> Tensor:
+        order = torch.rand(x.shape[:2], device=x.device).argsort(1)  # (B, N)
+        kept = order[:, : max(1, int(self.keep * x.shape[1]))]
+        return x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+
+
+# %% [markdown]
+# ### The same numbers as the library
+# The reference is the image tower of CLIP in `transformers`. Its weights bear other
+# names, and keep queries, keys and values apart. Copy them over, feed both towers the
+# same pictures.
+
+# %%
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+RENAME = {
+    "embeddings.class_embedding": "class_token",
+    "embeddings.patch_embedding": "patch",
+    "embeddings.position_embedding.weight": "positions",
+    "pre_layrnorm": "norm_pre",  # the misspelling is theirs
+    "post_layernorm": "norm_post",
+    "encoder.layers": "blocks",
+    "self_attn.out_proj": "attention.out",
+    "self_attn": "attention",
+    "layer_norm": "norm",
+    "mlp.": "",
+}
+
+
+def renamed(theirs: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """CLIPVisionModel's weights under the names of our ViT."""
+    ours = {}
+    for name, value in theirs.items():
+        for old, new in RENAME.items():
+            name = name.replace(old, new)
+        ours[name.removeprefix("vision_model.")] = value
+    for i in range(depth):
+        for part in ("weight", "bias"):
+            at = f"blocks.{i}.attention."
+            three = [ours.pop(f"{at}{x}_proj.{part}") for x in "qkv"]
+            ours[f"{at}qkv.{part}"] = torch.cat(three)
+    return ours
+
+
+# %%
+torch.manual_seed(0)
+config = CLIPVisionConfig(
+    image_size=64,
+    patch_size=16,
+    hidden_size=48,
+    intermediate_size=192,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+)
+theirs = CLIPVisionModel(config).eval()
+ours = ViT(64, 16, width=48, depth=2, heads=3).eval()
+ours.load_state_dict(renamed(theirs.state_dict(), depth=2))
+
+with torch.no_grad():
+    difference = ours(centre(cat)) - theirs(centre(cat)).pooler_output
+print("equal to transformers' tower:", bool(difference.abs().max() < 1e-5))
+
+# %% [markdown]
+# ## Both towers learn
+# The task: name the group of a picture. A linear layer on the tower's vector gives nine
+# scores. Each step shows 128 pictures, turned, shifted and tinted a little; both towers
+# see the same ones. They are tested on concepts of which they saw no drawing at all.
+
+# %%
+import copy
+import random
+
+from utils import training
+
+here = device.pick()
+
+
+def classifier(tower: nn.Module) -> nn.Sequential:
+    return nn.Sequential(tower, nn.Linear(tower.width, len(groups))).to(here)
+
+
+def learn(model: nn.Sequential, lr: float, name: str) -> list[float]:
+    def loss(step: int) -> Tensor:
+        rows = torch.tensor(data.draw(train, 128, random.Random(step)))
+        pictures = train.pictures[rows].to(here).float() / 255
+        pictures = data.augment(pictures, device.generator(0, step))
+        return F.cross_entropy(model(centre(pictures)), labels[rows].to(here))
+
+    return training.fit(model, loss, steps=240, lr=lr, name=name)
+
+
+# %% [markdown]
+# > **Predict first.** Same pictures, same number of steps, about as many weights. Which
+# > one is ahead?
+#
+# <details><summary>Answer</summary>
+#
+# The ResNet, clearly. It is built on two things that are true of pictures: near pixels
+# belong together, and a thing is the same thing elsewhere. The ViT has to learn both
+# from the data. With hundreds of millions of pictures that handicap fades: Dosovitskiy
+# et al. (2021, fig. 3) see ViTs behind ResNets when both train on ImageNet, and ahead
+# after 300 million pictures.
+#
+# </details>
+
+
+# %%
+torch.manual_seed(0)
+resnet = classifier(ResNet((32, 64, 128), (1, 1, 1)))
+resnet_losses = learn(resnet, 2e-3, "ResNet")
+
+# %%
+torch.manual_seed(0)
+vit = classifier(ViT(patch_size=8, width=96, depth=3, heads=3))
+vit_losses = learn(vit, 1e-3, "ViT")
+
+
+# %%
+@torch.no_grad()
+def accuracy(model: nn.Module, pictures: Tensor, answers: Tensor) -> float:
+    parts = pictures.split(256)
+    scores = torch.cat([model(centre(part.to(here))).cpu() for part in parts])
+    return (scores.argmax(1) == answers).float().mean().item()
+
+
+largest = (unseen_labels.bincount().max() / len(unseen)).item()
+share = {
+    "always the largest group": largest,
+    "ViT": accuracy(vit, unseen.pictures, unseen_labels),
+    "ResNet": accuracy(resnet, unseen.pictures, unseen_labels),
+}
+print("both learn:", min(share["ViT"], share["ResNet"]) > largest + 0.1)
+print("the ResNet learns faster here:", share["ResNet"] > share["ViT"])
+
+# %%
+fig, (left, right) = plots.figure(columns=2, height=2.8)
+plots.curve(left, resnet_losses, "ResNet", "image", smooth=20)
+plots.curve(left, vit_losses, "ViT", "shared", smooth=20)
+left.set(xlabel="step", ylabel="loss", title="The ResNet's loss falls faster")
+left.legend()
+plots.bars(right, share.keys(), share.values(), "image")
+right.set(xlabel="share right", xlim=(0, 1), title="It names more unseen pictures")
+plots.show(fig, "Loss and accuracy: the ResNet leads, both beat the baseline")
+
+# %% [markdown]
+# What does each cost? Count weights and multiplications, and race one training step,
+# both on the CPU in float32.
+
+# %%
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def multiplications(model: nn.Module) -> int:
+    """Multiply-adds of one picture's way through a model on the CPU."""
+    picture = centre(unseen.pictures[:1])
+    counter = FlopCounterMode(display=False)
+    # the counter doesn't know the CPU's fused attention, so take the plain one
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(picture)
+    return counter.get_total_flops() // 2
+
+
+def one_step(model: nn.Module) -> None:
+    model(centre(unseen.pictures[:64])).square().sum().backward()
+
+
+times = {}
+for name, model in [("ResNet", resnet), ("ViT", vit)]:
+    model = copy.deepcopy(model).cpu()
+    times[name] = seconds(lambda model=model: one_step(model))
+    millions = multiplications(model) / 1e6
+    print(f"{name}: {weights(model):,} weights, {millions:.0f} M multiply-adds")
+print("a ResNet step is faster:", times["ResNet"] < times["ViT"])
+
+# %% [markdown]
+# ## What the channels look for
+# Ask the trained ResNet. A channel of the first stage sees 20×20 pixels at a time. Take
+# its channels, and for each the eight places in the training pictures that excite it
+# most. Show the four channels whose eight places are most alike.
+
+
+# %%
+@torch.no_grad()
+def stage_maps(pictures: Tensor) -> list[Tensor]:
+    """The maps (N, channels, h, w) after each of the ResNet's stages."""
+    parts = [[], [], []]
+    for x in pictures.split(256):
+        x, stage = centre(x.to(here)), 0
+        for layer in resnet[0].layers:
+            x = layer(x)
+            if isinstance(layer, ResidualBlock):
+                parts[stage].append(x.cpu())
+                stage += 1
+    return [torch.cat(part) for part in parts]
+
+
+pool = train.take(list(range(0, len(train), 2)))
+early, middle, late = stage_maps(pool.pictures)
+print([tuple(x.shape[1:]) for x in (early, middle, late)])
+
+# %%
+padded = F.pad(pool.pictures, (8, 8, 8, 8), value=255)
+
+
+def favourite_places(channel: int, count: int = 8) -> Tensor:
+    """The 20×20 pixels under the strongest responses of an early channel."""
+    strength, place = early[:, channel].flatten(1).max(1)
+    crops = []
+    for i in strength.topk(count).indices:
+        row, column = divmod(int(place[i]), early.shape[-1])
+        crops.append(padded[i, :, 4 * row : 4 * row + 20, 4 * column : 4 * column + 20])
+    return torch.stack(crops)
+
+
+places = torch.stack([favourite_places(channel) for channel in range(32)])
+spread = places.float().std(1).mean((1, 2, 3))  # how much a channel's eight differ
+ink = (255 - places.float()).mean((1, 2, 3, 4))
+alike = ((spread + 1) / (ink + 1)).argsort()[:4]
+
+plots.grid(
+    places[alike].flatten(0, 1),
+    size=48,
+    alt="What excites four early channels most: edges, corners, colours",
+    title="Early: a row is one channel",
+)
+print("channels, places, colours, height, width:", tuple(places.shape))
+
+# %% [markdown]
+# A channel of the last stage sees the whole picture. For five groups, take the channel
+# whose eight favourite pictures hold most of that group.
+
+# %%
+kinds = torch.tensor([groups.index(g) for g in pool.table["group"]])
+best = late.amax((2, 3)).topk(8, dim=0).indices.T  # (channels, 8)
+shown = ["flags", "smileys-emotion", "people-body", "objects", "symbols"]
+rows = [best[(kinds[best] == groups.index(group)).sum(1).argmax()] for group in shown]
+
+plots.grid(
+    pool.pictures[torch.cat(rows)],
+    size=48,
+    alt="What excites five late channels most: flags, faces, people and other things",
+    title="Late: a row is one channel",
+)
+flags = (kinds[rows[0]] == groups.index("flags")).float().mean()
+print("the first row is mostly flags:", bool(flags > 0.5))
+
+# %% [markdown]
+# Pictures like these are easy to read too much into, so measure. Six numbers describe a
+# picture's colours: mean and spread of red, green and blue. How much of what a channel
+# says can be told from these six by a linear fit?
+
+
+# %%
+def told_by_colour(maps: Tensor) -> float:
+    """Share of the channels' variance that six colour numbers explain (R²)."""
+    x = pool.pictures.float() / 255
+    six = [x.mean((2, 3)), x.std((2, 3))]
+    colour = torch.cat([*six, torch.ones(len(x), 1)], 1)  # (N, 7)
+    said = maps.mean((2, 3))  # (N, channels)
+    rest = said - colour @ torch.linalg.lstsq(colour, said).solution
+    return (1 - rest.var(0) / said.var(0).clamp(min=1e-9)).mean().item()
+
+
+told = [told_by_colour(x) for x in (early, middle, late)]
+fig, ax = plots.figure(width=6, height=2)
+plots.bars(ax, ["early", "middle", "late"], told, "image")
+ax.set(xlabel="share that six colour numbers explain", xlim=(0, 1))
+ax.set_title("Late channels speak of more than colour")
+plots.show(fig, "Colour explains most of the early channels, less and less later")
+print("colour explains less from stage to stage:", told[0] > told[1] > told[2])
+
+# %% [markdown]
+# ## Play: how large should a patch be?
+# A smaller patch keeps more of the picture and makes more tokens. Each token looks at
+# each other, so attention's table grows with the *square* of the tokens. Here is the
+# whole bill for a ViT.
+
+
+# %%
+def vit_cost(patch: int, width: int, depth: int, size: int = 64) -> tuple[int, int]:
+    """Tokens, and multiply-adds of one picture."""
+    n = (size // patch) ** 2
+    length = n + 1
+    linear = 12 * length * width**2  # qkv, out, fc1, fc2
+    attention = 2 * length**2 * width  # q·kᵀ and shares·v
+    return length, n * 3 * patch**2 * width + depth * (linear + attention)
+
+
+counted = multiplications(copy.deepcopy(vit[0]).cpu())
+print("the formula agrees with torch's counter:", vit_cost(8, 96, 3)[1] == counted)
+
+# %% [markdown]
+# And what survives? A token has so many numbers and no more. The best that a linear
+# token of `k` numbers can do on average is to keep the `k` directions in which patches
+# differ most (their principal components). Put back what it kept:
+
+
+# %%
+from functools import cache
+
+
+@cache
+def directions(patch: int) -> tuple[Tensor, Tensor]:
+    """Mean patch (D,), and up to 192 directions (D, q), the most telling first."""
+    torch.manual_seed(0)
+    tokens = patches(train.pictures[::8].float() / 255, patch).flatten(0, 1)
+    tokens = tokens[torch.randperm(len(tokens))[:6000]]
+    mean, most = tokens.mean(0), min(192, tokens.shape[1])
+    return mean, torch.pca_lowrank(tokens - mean, q=most, center=False)[2]
+
+
+def survives(picture: Tensor, patch: int, numbers: int) -> Tensor:
+    """The picture after each patch went through a token of so many numbers."""
+    mean, basis = directions(patch)
+    basis = basis[:, :numbers]
+    tokens = (patches(picture[None], patch) - mean) @ basis  # (1, N, numbers)
+    return put_back(tokens @ basis.T + mean, patch)[0].clamp(0, 1)
+
+
+sizes = [4, 8, 16, 32]
+kept = [survives(cat[0], patch, 24) for patch in sizes]
+captions = [f"patch {p}: {vit_cost(p, 192, 6)[0] - 1} tokens" for p in sizes]
+plots.grid(
+    torch.stack([cat[0], *kept]),
+    ["the picture", *captions],
+    alt="A cat face from 24 numbers a token: sharp for small patches, a blur for large",
+    size=96,
+)
+errors = [(cat[0] - x).square().mean().item() for x in kept]
+print("with 24 numbers a token, larger patches lose more:", errors == sorted(errors))
+
+# %% [markdown]
+# **Try:** keep 24 numbers and walk through the patch sizes. Then give patches of 32
+# more numbers, until the eyes come back.
+#
+# > **Predict first.** Halve the patch size. What happens to the tokens, and to the
+# > pairs that attention compares?
+#
+# <details><summary>Answer</summary>
+#
+# Four times the tokens, about sixteen times the pairs. The multiply-adds grow less, at
+# these sizes about four times: most of them are in the linear layers, which grow with
+# the tokens alone.
+#
+# </details>
+
+# %%
+from utils import widgets
+
+things = ["cat face", "pizza", "rocket", "rainbow", "umbrella", "key"]
+
+
+def draw(label: str, patch: int, numbers: int) -> str:
+    picture = train.where(label_en=label, style="fluent").pictures[0].float() / 255
+    length, cost = vit_cost(patch, 192, 6)
+    numbers = min(numbers, 3 * patch**2)
+    after = survives(picture, patch, numbers)
+    facts = {
+        "tokens": f"{length - 1} + 1",
+        "pairs in attention": f"{length**2:,}",
+        "multiply-adds (width 192, depth 6)": f"{cost / 1e6:,.0f} M",
+        "pixel numbers in a patch": f"{3 * patch**2:,}",
+        "kept of them": f"{numbers / (3 * patch**2):.0%}",
+    }
+    row = "<tr><td>{}</td><td><b>{}</b></td></tr>"
+    rows = "".join(row.format(*fact) for fact in facts.items())
+    before = widgets.thumbnail(picture, 160, label)
+    kept = widgets.thumbnail(after, 160, "what is kept")
+    return f"<div>{before}{kept}</div><table>{rows}</table>"
+
+
+widgets.live(
+    [
+        widgets.choice("Picture", things),
+        widgets.choice("Patch size", sizes, 16),
+        widgets.slider("Numbers a token", 24, 1, 192),
+    ],
+    draw,
+    "Patch size against tokens, cost and what is kept.",
+)
+
+# %% [markdown]
+# ## Break it: no way round
+# Train four small stacks: plain and residual, with 2 blocks and with 16. Predict: for
+# which of the two is deeper worse?
+
+
+# %%
+def learn_stack(block, depth: int) -> float:
+    """Mean loss over the last 20 of 80 steps."""
+    torch.manual_seed(0)
+    network = stack(block, depth, len(groups)).to(here)
+    network = network.to(memory_format=torch.channels_last)
+
+    def loss(step: int) -> Tensor:
+        rows = torch.tensor(data.draw(train, 64, random.Random(step)))
+        pictures = F.interpolate(centre(train.pictures[rows]), size=32, mode="area")
+        return F.cross_entropy(network(pictures.to(here)), labels[rows].to(here))
+
+    name = f"{block.__name__}, {depth} blocks"
+    return sum(training.fit(network, loss, steps=80, lr=2e-3, name=name)[-20:]) / 20
+
+
+plain = [learn_stack(Plain, depth) for depth in (2, 16)]
+residual = [learn_stack(ResidualBlock, depth) for depth in (2, 16)]
+
+# %%
+fig, ax = plots.figure(width=5, height=2.8)
+for name, losses, colour in [("plain", plain, "text"), ("residual", residual, "image")]:
+    colour = plots.COLOURS[colour]
+    ax.plot(["2 blocks", "16 blocks"], losses, "o-", color=colour, label=name)
+ax.set(ylabel="training loss", title="Depth harms the plain stack and helps the other")
+ax.legend()
+plots.show(fig, "Training loss: depth is worse for plain, better for residual stacks")
+print("deeper is worse for the plain stack:", plain[1] > plain[0])
+print("deeper is better for the residual stack:", residual[1] < residual[0])
+
+# %% [markdown]
+# This is training loss: the deep plain stack doesn't fit too much, it cannot fit. Yet
+# it could copy what the shallow one does and pass it on unchanged through 14 blocks. It
+# doesn't find that; the residual stack starts there.
+#
+# The shallow plain stack beats the shallow residual one here: its blocks work from the
+# first step, while the others start at zero. A way round pays where there is depth.
+
+# %% [markdown]
+# ## Break it: no positions
+# Attention treats its tokens as a bag. Take the positions away, and shuffle the patches
+# of a picture: to the class token nothing has happened.
+
+# %%
+torch.manual_seed(0)
+tower = ViT(patch_size=16, width=64, depth=2, heads=2).eval()
+order = torch.randperm(16, generator=device.generator(1))
+shuffled = put_back(patches(cat, 16)[:, order], 16)
+two = torch.stack([cat[3], shuffled[3]])
+plots.grid(two, ["the picture", "shuffled"], alt="A cat face, shuffled", size=120)
+
+
+@torch.no_grad()
+def shift(tower: ViT) -> float:
+    """How far the class vector moves when the patches are shuffled."""
+    return (tower(centre(cat)) - tower(centre(shuffled))).abs().max().item()
+
+
+with_positions = shift(tower)
+tower.positions.data.zero_()
+print("with positions, the vector moves:", with_positions > 1e-3)
+print("without, it stays:", shift(tower) < 1e-4)
+
+# %% [markdown]
+# Does it matter? A bag of fur and whiskers may still say cat. So ask what no bag can
+# know. Draw an emoji in one quarter of the page. Which quarter?
+
+
+# %%
+def place(pictures: Tensor, where: Tensor) -> Tensor:
+    """Pictures (B, 3, 64, 64), scaled to one quarter of a white page."""
+    page = torch.ones(len(pictures), 3, 2, 32, 2, 32)
+    little = F.interpolate(pictures.float() / 255, size=32, mode="area")
+    page[torch.arange(len(pictures)), :, where // 2, :, where % 2] = little
+    return page.flatten(4).flatten(2, 3)
+
+
+quarters = torch.arange(4)
+pages = place(train.pictures[:1].expand(4, -1, -1, -1), quarters)
+plots.grid(pages, [0, 1, 2, 3], alt="A face in each quarter of a page")
+print("one emoji, four pages:", tuple(pages.shape))
+
+
+# %%
+def learn_where(positions: bool) -> float:
+    """Accuracy on unseen pictures, each placed in all four quarters."""
+    torch.manual_seed(0)
+    tower = ViT(patch_size=16, width=64, depth=2, heads=2)
+    if not positions:
+        tower.positions.data.zero_()
+        tower.positions.requires_grad_(False)
+    model = nn.Sequential(tower, nn.Linear(64, 4)).to(here)
+
+    def loss(step: int) -> Tensor:
+        chance = device.generator(0, step)
+        rows = torch.randint(len(train), (64,), generator=chance)
+        where = torch.randint(4, (64,), generator=chance)
+        pictures = place(train.pictures[rows], where)
+        return F.cross_entropy(model(centre(pictures).to(here)), where.to(here))
+
+    training.fit(model, loss, steps=240, lr=2e-3, name=f"positions: {positions}")
+    where = quarters.repeat(len(unseen))
+    return accuracy(model, place(unseen.pictures.repeat_interleave(4, 0), where), where)
+
+
+told_where, not_told = learn_where(True), learn_where(False)
+print("with positions, more than 80 % right:", told_where > 0.8)
+print("without, one in four, which is chance:", abs(not_told - 0.25) < 0.02)
+
+# %% [markdown]
+# All four pages hold the same 16 patches. Without positions the tower gives all four
+# the same answer, whatever it learns, and one of them is right.
+
+# %% [markdown]
+# ## Exercises
+# Write your answer into the stub, run it, run the check. A check says what it saw.
+
+# %% [markdown]
+# > **Exercise 1 · How large is the map?** — difficulty 1 of 3, about 4 minutes. Why it
+# > matters: most errors in a convolutional network are shapes that do not fit. Write
+# > `conv_size(size, kernel, stride, padding)`: the side of a convolution's output.
+
+
+# %% tags=["exercise"]
+def conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    # your answer
+    ...
+
+
+# %%
+from utils.exercises.image_encoders import check_conv_size
+
+check_conv_size(conv_size)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Pad the line on both sides. How many steps can the window take before it sticks out?
+# The place where it starts counts too.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def conv_size(size, kernel, stride, padding):
+#     return (size + 2 * padding - kernel) // stride + 1
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 2 · How far does it see?** — difficulty 2 of 3, about 8 minutes. Why it
+# > matters: a channel cannot recognise what does not fit into its view. Write
+# > `receptive_field(layers)` for a list of `(kernel, stride)`, the first layer first:
+# > how many pixels in a row can change one output? For `[(3, 1), (3, 1)]` it is 5.
+
+
+# %% tags=["exercise"]
+def receptive_field(layers: list[tuple[int, int]]) -> int:
+    # your answer
+    ...
+
+
+# %%
+from utils.exercises.image_encoders import check_receptive_field
+
+check_receptive_field(receptive_field)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Keep two numbers: the pixels seen so far, and how many pixels lie between two
+# neighbours of the current map. Only a stride changes the second.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def receptive_field(layers):
+#     field, jump = 1, 1  # pixels seen; pixels between neighbours
+#     for kernel, stride in layers:
+#         field += (kernel - 1) * jump
+#         jump *= stride
+#     return field
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 3 · Cut it with `reshape`** — difficulty 2 of 3, about 10 minutes. Why it
+# > matters: this split-and-permute is in every ViT, and a wrong order trains badly
+# > without an error. Write `patchify(pictures, p)`: (B, C, H, W) → (B, N, C·p·p) with
+# > `reshape` and `permute` alone. Patches row by row; inside a patch: channel, row,
+# > column.
+
+
+# %% tags=["exercise"]
+def patchify(pictures: Tensor, p: int) -> Tensor:
+    # your answer
+    ...
+
+
+# %%
+from utils.exercises.image_encoders import check_patchify
+
+check_patchify(patchify)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Split H into (rows, p) and W into (columns, p). That makes six axes. Which order do
+# they need before the last `reshape`?
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def patchify(pictures, p):
+#     b, c, h, w = pictures.shape
+#     split = pictures.reshape(b, c, h // p, p, w // p, p)
+#     return split.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 4 · Count before you build** — difficulty 2 of 3, about 10 minutes. Why
+# > it matters: from a config you can tell what fits into your memory. Write
+# > `count_vit(image_size, patch_size, width, depth)`: the number of weights of the
+# > `ViT` brick, from its arguments alone.
+
+
+# %% tags=["exercise"]
+def count_vit(image_size: int, patch_size: int, width: int, depth: int) -> int:
+    # your answer
+    ...
+
+
+# %%
+from utils.exercises.image_encoders import check_count_vit
+
+check_count_vit(count_vit)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Outside the blocks: patches (no bias), class token, positions, two norms (each a gain
+# and a bias). In a block: `qkv`, `out`, `fc1`, `fc2`, each with a bias, and two norms.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def count_vit(image_size, patch_size, width, depth):
+#     n = (image_size // patch_size) ** 2
+#     outside = 3 * patch_size**2 * width + width + (n + 1) * width + 2 * 2 * width
+#     attention = 4 * width**2 + 4 * width  # qkv and out
+#     mlp = 8 * width**2 + 5 * width
+#     norms = 2 * 2 * width
+#     return outside + depth * (attention + mlp + norms)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 5 · One head** — difficulty 1 of 3, about 6 minutes. Why it matters: it
+# > is the heart of everything from here to Stable Diffusion. Write `head(x, wq, wk,
+# > wv)`: x is (L, w), each matrix is (w, d), the answer is (L, d). Use no `attend`.
+
+
+# %% tags=["exercise"]
+def head(x: Tensor, wq: Tensor, wk: Tensor, wv: Tensor) -> Tensor:
+    # your answer
+    ...
+
+
+# %%
+from utils.exercises.image_encoders import check_head
+
+check_head(head)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Queries, keys and values are products with x. Then the formula above, from the inside
+# out. Which d stands under the root?
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def head(x, wq, wk, wv):
+#     q, k, v = x @ wq, x @ wk, x @ wv  # (L, d) each
+#     shares = (q @ k.T / q.shape[1] ** 0.5).softmax(-1)  # (L, L)
+#     return shares @ v
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ## Myth check
+# **"32×32 patches capture more detail than 16×16."** The other way round. A larger
+# patch is coarser: the picture has fewer tokens.
+
+# %%
+for patch in (32, 16, 14):
+    print(f"224 pixels in patches of {patch}: {(224 // patch) ** 2} tokens")
+
+# %% [markdown]
+# CLIP's zero-shot accuracy on ImageNet follows: ViT-B/32 63.3 %, ViT-B/16 68.3 %, and
+# the larger ViT-L/14 75.5 % (re-measured by OpenCLIP, `docs/openclip_results.csv`).
+#
+# **"Take `openai/clip-vit-large-patch32`."** There is no such model. OpenAI released
+# RN50, RN101, RN50x4, RN50x16, RN50x64, ViT-B/32, ViT-B/16, ViT-L/14 and ViT-L/14 at
+# 336 pixels (`openai/CLIP`, `clip/clip.py`).
+#
+# **"A CLIP vector has 512 numbers."** That is so for ViT-B/32, ViT-B/16 and RN101.
+# RN50x4 has 640, ViT-L/14 and RN50x16 have 768, RN50 and RN50x64 have 1024 (OpenCLIP's
+# `model_configs`).
+#
+# **"A ViT is better than a ResNet."** It depends. In the same
+# OpenCLIP table CLIP's RN50x64 has 73.9 % and its ViT-B/16 68.3 %: size, data and cost
+# decide. On your machine, today, the ResNet was ahead.
+#
+# **"VGG was the state of the art in face recognition."** Its paper reports ImageNet
+# 2014: first in localisation, second in classification (Simonyan and Zisserman 2015,
+# abstract).
+
+# %% [markdown]
+# ## Differs from the paper
+# - **ResNet.** He et al. start with a 7×7 window of stride 2 and a max-pool; for 64
+#   pixels we take 4×4 with stride 4. They shrink by strided convolutions, we by an
+#   average pool and a 1×1 convolution. The zero start of the last norm is Goyal et
+#   al.'s (2017, sec. 5.1).
+# - **CLIP's own ResNets** have a stem of three convolutions and end in an attention
+#   pool instead of the mean (Radford et al. 2021, sec. 2.4).
+# - **ViT.** Dosovitskiy et al. use GELU and no norm before the first block. We follow
+#   CLIP's layout, so that its weights fit.
+# - **Scale.** Seven thousand drawings, for less than a minute; CLIP saw 400 million
+#   pairs (Radford et al. 2021, sec. 2.2).
+
+# %% [markdown]
+# ## Where this goes next
+# The vector is only as rich as its labels, and nine groups say little about a cat. The
+# next lessons replace labels by sentences. **02** builds the tower that reads; its
+# blocks are the ones you have just written. **03** trains both together.
+#
+# ## Read more
+# - Simonyan and Zisserman 2015, *Very deep convolutional networks for large-scale image
+#   recognition*, sec. 2.3: arXiv 1409.1556
+# - He et al. 2016, *Deep residual learning for image recognition*, sec. 3 and 4.1:
+#   arXiv 1512.03385
+# - Vaswani et al. 2017, *Attention is all you need*, sec. 3.2: arXiv 1706.03762
+# - Dosovitskiy et al. 2021, *An image is worth 16×16 words*, sec. 3 and 4.3: arXiv
+#   2010.11929
+# - `openai/CLIP`, `clip/model.py`: `ModifiedResNet` and `VisionTransformer`
+#
+# **Words:** 卷积 convolution · 卷积核 kernel · 特征图 feature map · 通道 channel ·
+# 感受野 receptive field · 残差连接 residual connection · 批归一化 batch normalisation ·
+# 梯度消失 vanishing gradient · 图像块 patch · 类别标记 class token · 位置嵌入 position
+# embedding · 注意力 attention · 多头 multi-head · 前置归一化 pre-norm

@@ -1,0 +1,1146 @@
+# ---
+# jupyter:
+#   brick: clip
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Contrastive loss: from metric learning to CLIP
+#
+# ![Two towers, one for pictures and one for captions, end in the same space; a matrix
+# holds the similarity of every picture with every
+# caption](../assets/figures/03_two_towers.svg)
+#
+# Lesson 01 made a vector out of a picture, lesson 02 made one out of a caption. They
+# have nothing to do with each other yet. **What must we ask of the two towers so that a
+# picture and its caption end up in the same place?**
+
+# %%
+
+import random
+
+import numpy as np
+
+from utils import data, device, plots, training, widgets
+
+train, unseen = data.load_emoji("train"), data.load_emoji("unseen")
+
+# %% [markdown]
+# ## A toy you can check by hand
+#
+# Three pictures and three captions, each a vector of two numbers and of length 1. Row
+# *i* of the matrix holds picture *i* against every caption: the dot product of two unit
+# vectors is the cosine of the angle between them.
+
+# %%
+pictures = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])  # (3, 2)
+captions = np.array([[0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])  # (3, 2)
+print(pictures @ captions.T)
+
+# %% [markdown]
+# **Predict first.** The pairs stand on the diagonal. Which picture goes to the wrong
+# caption, if each picks the largest number of its row? And which caption, if each picks
+# from its column?
+#
+# <details><summary>Answer</summary>
+#
+# No picture is wrong: 0.8, 1 and 1 lead their rows. Captions choose from columns:
+# caption 0 prefers picture 2 (0.96) to its own picture 0 (0.8). The two directions are
+# two different questions. CLIP asks both.
+#
+# </details>
+
+# %%
+similarity = pictures @ captions.T
+print("pictures choose captions:", similarity.argmax(1))
+print("captions choose pictures:", similarity.argmax(0))
+
+# %% [markdown]
+# ## Labels become pairs: metric learning
+#
+# A classifier learns one output for each class, and a new class needs a new output.
+# Metric learning drops the classes: it only says which two things belong together. The
+# triplet loss (Schroff et al. 2015, eq. 2) takes an anchor, something that belongs to
+# it and something that does not, and wants the second distance larger by a margin.
+
+
+# %%
+def triplet_loss(anchor, positive, negative, margin=0.2):
+    """Mean of max(0, d(a, p) − d(a, n) + margin), squared distances: a number."""
+    near = ((anchor - positive) ** 2).sum(1)
+    far = ((anchor - negative) ** 2).sum(1)
+    return np.maximum(0, near - far + margin).mean()
+
+
+easy = triplet_loss(captions[:1], pictures[:1], pictures[1:2])
+hard = triplet_loss(captions[:1], pictures[:1], pictures[2:])
+print(f"caption 0 with picture 1 as the wrong one: {easy:.2f}")
+print(f"caption 0 with picture 2 as the wrong one: {hard:.2f}")
+
+# %% [markdown]
+# The first triplet teaches nothing: its loss is 0 already. Everything depends on who
+# picks the wrong ones. Dense passage retrieval (DPR, Karpukhin et al. 2020) has a
+# cheaper idea: in a batch of questions with their passages, **every other passage is a
+# wrong one**. One matrix product gives N·N comparisons for 2·N encodings, and a softmax
+# over each row turns them into a loss. DPR takes raw dot products and one direction,
+# question to passage, with one hard wrong passage added for each question (sec. 3.2).
+
+
+# %%
+def dpr_loss(questions, passages):
+    """In-batch negatives, one direction: mean of −log softmax(q·pᵀ) on the diagonal."""
+    scores = questions @ passages.T  # (N, N)
+    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    return -np.log(np.diag(chances)).mean()
+
+
+print(f"pictures ask, captions answer: {dpr_loss(pictures, captions):.3f}")
+print(f"captions ask, pictures answer: {dpr_loss(captions, pictures):.3f}")
+
+# %% [markdown]
+# ## The pseudo-code of the paper, made to run
+#
+# Figure 3 of the CLIP paper is NumPy-like: two projections, two normalisations, one
+# matrix times exp(t), two cross-entropies. NumPy has no cross-entropy, and the words
+# `axis=0` and `axis=1` need a decision. Here, rows are pictures. A softmax along axis 1
+# lets each picture choose among the captions.
+
+
+# %%
+def l2_normalize(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def cross_entropy(logits, labels, axis):
+    """Mean −log softmax along `axis`, at the right places: a number."""
+    shifted = logits - logits.max(axis=axis, keepdims=True)  # exp cannot overflow
+    log_chances = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return -log_chances[np.arange(len(labels)), labels].mean()
+
+
+# %%
+def paper_loss(I_f, T_f, W_i, W_t, t):
+    """Radford et al. 2021, figure 3. I_f (n, d_i), T_f (n, d_t), t a number."""
+    I_e = l2_normalize(I_f @ W_i)  # (n, d_e)
+    T_e = l2_normalize(T_f @ W_t)  # (n, d_e)
+    logits = I_e @ T_e.T * np.exp(t)  # (n, n)
+    labels = np.arange(len(logits))  # pair i is on the diagonal
+    pictures_choose = cross_entropy(logits, labels, axis=1)
+    captions_choose = cross_entropy(logits, labels, axis=0)
+    return (pictures_choose + captions_choose) / 2
+
+
+rng = np.random.default_rng(0)
+features = rng.normal(size=(5, 6)), rng.normal(size=(5, 4))
+matrices = rng.normal(size=(6, 3)), rng.normal(size=(4, 3))
+naive = paper_loss(*features, *matrices, np.log(1 / 0.07))
+print(f"five random pairs: {naive:.4f}")
+
+# %% [markdown]
+# ## The brick
+#
+# First what the brick needs: our two towers, torch, and plumbing.
+
+# %% tags=["brick"]
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils import checkpoints, hub
+from utils.bricks.image_encoders import ResNet, ViT
+from utils.bricks.text_encoders import (
+    BagOfWords,
+    TextTransformer,
+    Tokenizer,
+    end_positions,
+)
+
+# %% [markdown]
+# Cross-entropy with the right answers on the diagonal is `logsumexp` of a row minus the
+# diagonal's entry. So the matrix is made once, and no table of probabilities is kept.
+
+
+# %% tags=["brick"]
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
+
+    images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar, the
+    mean of two cross-entropies, by row and by column. Radford et al. 2021, fig. 3.
+    """
+    if images.shape != texts.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
+        raise ValueError(
+            f"images and texts come in pairs, but their shapes are {shapes}"
+        )
+    # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
+    with torch.autocast(images.device.type, enabled=False):
+        logits = scale * images.float() @ texts.float().T  # (N, N)
+        # cross-entropy is logsumexp − the right logit; the diagonal is right
+        rows, columns = logits.logsumexp(1), logits.logsumexp(0)
+        return (rows + columns).mean() / 2 - logits.diagonal().mean()
+
+
+# %% [markdown]
+# It must equal the naive version.
+
+# %%
+images = torch.tensor(l2_normalize(features[0] @ matrices[0]))
+texts = torch.tensor(l2_normalize(features[1] @ matrices[1]))
+scale = torch.tensor(1 / 0.07, dtype=torch.float64)
+brick = contrastive_loss(images, texts, scale)
+print(f"brick: {brick:.4f}, naive: {naive:.4f}")
+assert abs(brick.item() - naive) < 1e-5
+
+# %% [markdown]
+# And it must have the same gradient as the usual formula with two calls of
+# `F.cross_entropy`, which is what open_clip runs.
+
+
+# %%
+def plain_loss(images, texts, scale):
+    logits = scale * images @ texts.T
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+generator = device.seed(0)
+a = F.normalize(torch.randn(64, 32, generator=generator), dim=1).requires_grad_()
+b = F.normalize(torch.randn(64, 32, generator=generator), dim=1)
+ours = torch.autograd.grad(contrastive_loss(a, b, torch.tensor(10.0)), a)[0]
+theirs = torch.autograd.grad(plain_loss(a, b, torch.tensor(10.0)), a)[0]
+print(f"same gradients: {torch.allclose(ours, theirs, atol=1e-7)}")
+
+# %% [markdown]
+# ## What each part is for
+#
+# **Unit vectors.** The loss only sees angles. Without this a tower could win by making
+# all its vectors longer, and rare things would have short vectors and never be chosen.
+#
+# **A scale.** Cosines lie between −1 and 1. A softmax of such small numbers is nearly
+# flat: even a perfect matrix, 1 on the diagonal and −1 elsewhere, has a high loss.
+
+
+# %%
+def floor_of_loss(n, scale):
+    """The loss if pairs had cosine 1 and everything else cosine −1."""
+    return math.log(math.exp(scale) + (n - 1) * math.exp(-scale)) - scale
+
+
+for scale in (1, 14.3, 100):
+    print(f"512 pairs, scale {scale:5}: {floor_of_loss(512, scale):.2f}")
+
+# %% [markdown]
+# With a scale of 1 the loss cannot fall below 4.25, whatever the towers learn. So the
+# scale is learnt: `logit_scale` holds its logarithm, which keeps it positive, and
+# starts at ln(1/0.07). It is often called the temperature; it is the log of the
+# *inverse* temperature. After each step it is clamped to at most ln 100 (sec. 2.5),
+# because a larger one made training unstable.
+#
+# **Projections without bias.** A bias would move all vectors of one tower the same way.
+# The loss compares differences within a row, so little would be gained.
+#
+# **Where does the loss start?** Often one reads "at ln N". Random unit vectors show
+# otherwise: at scale 14.3 some wrong pairs are already much too close.
+
+# %%
+generator = device.seed(0)
+a, b = (F.normalize(torch.randn(512, 64, generator=generator), dim=1) for _ in range(2))
+start = contrastive_loss(a, b, torch.tensor(1 / 0.07))
+print(f"random vectors lie above ln 512 = {math.log(512):.2f}: {start > 6.5}")
+same = a[:1].expand(512, -1)
+start = contrastive_loss(same, same, torch.tensor(1 / 0.07))
+print(f"constant vectors: {start:.2f}")
+
+# %% [markdown]
+# ## The model
+#
+# What goes in first: pictures of any size become 64×64 and are normalised.
+
+# %% tags=["brick"]
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def preprocess(pictures: Tensor, size: int) -> Tensor:
+    """Pictures of any size → what the image tower sees.
+
+    (B, 3, H, W) in [0, 1] → (B, 3, size, size): bicubic resize of the shorter side,
+    centre crop, CLIP's mean and deviation. Raises ValueError for another shape.
+    """
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+        seen = f"{pictures.dtype} {tuple(pictures.shape)}"
+        raise ValueError(f"pictures are float (B, 3, H, W) in [0, 1]; these are {seen}")
+    height, width = pictures.shape[2:]
+    if (height, width) != (size, size):
+        ratio = size / min(height, width)
+        shape = max(size, round(height * ratio)), max(size, round(width * ratio))
+        pictures = F.interpolate(pictures, shape, mode="bicubic", antialias=True).clamp(
+            0, 1
+        )
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        pictures = pictures[:, :, top : top + size, left : left + size]
+    mean = torch.tensor(MEAN, device=pictures.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=pictures.device).view(3, 1, 1)
+    return (pictures - mean) / std
+
+
+# %% [markdown]
+# Then the two towers, the two projections and the scale. `encode_tokens` puts short
+# prompts together, so that they do not wait for long ones. The doors to other libraries
+# come at the end of the lesson.
+
+# %% tags=["brick"]
+IMAGE_TOWERS = {"vit": ViT, "resnet": ResNet}
+TEXT_TOWERS = {"transformer": TextTransformer, "bag_of_words": BagOfWords}
+
+
+class CLIP(nn.Module):
+    """Two towers, one space: pictures and prompts become unit vectors of `dim` numbers.
+
+    image, text: which tower, and its arguments, e.g. {"tower": "vit", "patch_size": 8};
+    merges: the tokenizer's. Projections have no bias; logit_scale is the log of the
+    inverse temperature and starts at ln(1/0.07). Radford et al. 2021, sec. 2.3–2.5.
+    """
+
+    def __init__(self, image: dict, text: dict, merges: list, dim: int = 256):
+        super().__init__()
+        self.config = {"image": image, "text": text, "merges": merges, "dim": dim}
+        self.tokenizer = Tokenizer(merges, text.get("context", 32))
+        self.image_size = image.get("image_size", 64)
+        arguments = {k: v for k, v in image.items() if k != "tower"}
+        if image["tower"] == "resnet":
+            arguments.pop("image_size", None)  # a convolution does not mind
+        self.image_tower = IMAGE_TOWERS[image["tower"]](**arguments)
+        arguments = {k: v for k, v in text.items() if k != "tower"}
+        self.text_tower = TEXT_TOWERS[text["tower"]](len(self.tokenizer), **arguments)
+        self.image_projection = nn.Linear(self.image_tower.width, dim, bias=False)
+        self.text_projection = nn.Linear(self.text_tower.width, dim, bias=False)
+        nn.init.normal_(self.image_projection.weight, std=self.image_tower.width**-0.5)
+        nn.init.normal_(self.text_projection.weight, std=self.text_tower.width**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_image(self, pictures: Tensor, size: int = 0) -> Tensor:
+        """(B, 3, H, W) in [0, 1], any size → unit vectors (B, dim).
+
+        size: what the tower sees, image_size by default; only a ResNet takes others.
+        """
+        features = self.image_tower(preprocess(pictures, size or self.image_size))
+        return F.normalize(self.image_projection(features).float(), dim=-1)
+
+    def encode_tokens(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L), with END → unit vectors (B, dim)."""
+        ends = end_positions(ids, self.tokenizer.end)
+        order = ends.argsort()
+        # short prompts go together, so that they do not wait for long ones
+        parts = order.chunk(4 if len(ids) >= 64 else 1)
+        features = torch.cat(
+            [self.text_tower(ids[p, : int(ends[p[-1]]) + 1]) for p in parts]
+        )
+        vectors = F.normalize(self.text_projection(features).float(), dim=-1)
+        return vectors[order.argsort()]
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
+        if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
+            raise ValueError(
+                "prompts are a list of strings, e.g. ['a picture of a cat']"
+            )
+        if not len(prompts):
+            raise ValueError("there are no prompts; give at least one string")
+        return self.encode_tokens(self.tokenizer(prompts).to(self.logit_scale.device))
+
+    def forward(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Logits (B, P): picture–prompt cosines, times exp(logit_scale)."""
+        images, texts = self.encode_image(pictures), self.encode_text(prompts)
+        return self.logit_scale.exp() * images @ texts.T
+
+    def clamp_scale(self) -> None:
+        """Keep exp(logit_scale) within [1, 100]; call it after every optimizer step."""
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, math.log(100))
+
+    @classmethod
+    def from_pretrained(cls, source) -> "CLIP":
+        """A CLIP from a folder in transformers' format or a hub name, in eval mode.
+
+        Raises ValueError (CheckpointError) in one sentence when it cannot be had.
+        """
+        return read_pretrained(cls, hub.folder(source)).eval()
+
+    def save_pretrained(self, folder) -> None:
+        """Write a folder that transformers.CLIPModel and CLIPProcessor load.
+
+        Raises ValueError for towers that transformers has no counterpart of.
+        """
+        write_pretrained(self, Path(folder))
+
+
+# %% [markdown]
+# ## It learns
+#
+# Animals and food, with their labels and keywords in English; a small ResNet and a bag
+# of words: small enough to watch. Each step draws pictures of different concepts, so no
+# caption of a batch fits two pictures.
+
+# %%
+from utils.bricks.text_encoders import learn_merges
+
+topics = ("animals-nature", "food-drink")
+chosen = [i for i, g in enumerate(train.table["group"]) if g in topics]
+pairs = train.take(chosen)
+print(f"{len(pairs)} pictures of {len(pairs.concepts)} concepts")
+
+
+words = [pairs.row(group[0])["label_en"] for group in pairs.concepts]
+MERGES = learn_merges(words, 800)
+
+
+def small_clip(seed: int) -> CLIP:
+    """A CLIP that trains in half a minute; its tokens are bytes and 800 merges."""
+    device.seed(seed)
+    return CLIP(
+        {
+            "tower": "resnet",
+            "image_size": 32,
+            "widths": (32, 64, 128),
+            "depths": (1, 1, 1),
+        },
+        {"tower": "bag_of_words", "width": 128},
+        MERGES,
+        dim=128,
+    ).to(device.pick())
+
+
+# %%
+def batch_loss(clip, size, loss=contrastive_loss, seed=0):
+    """A function of the step: draw a batch, encode both sides, return the loss."""
+
+    def at(step):
+        pictures, prompts = data.batch(pairs, size, seed, step, languages=("en",))
+        images, texts = clip.encode_image(pictures), clip.encode_text(prompts)
+        return loss(images, texts, clip.logit_scale.exp())
+
+    return at
+
+
+# %% [markdown]
+# A fixed row of twelve pictures, in a fixed order, is our window on the training: their
+# similarity matrix, before and after.
+
+# %%
+shown = [group[0] for group in pairs.concepts[::24]][:12]
+names = [pairs.table["label_en"][i] for i in shown]
+window = pairs.pictures[shown].float() / 255  # (12, 3, 64, 64)
+
+
+@torch.no_grad()
+def matrix(clip):
+    """Cosines of the twelve pictures with the twelve captions: (12, 12)."""
+    clip.eval()
+    images = clip.encode_image(window.to(clip.logit_scale.device))
+    return (images @ clip.encode_text(names).T).cpu()
+
+
+def live_matrix(step):
+    """The matrix as a small table of purple cells."""
+    rows = matrix(clip).clamp(min=0).tolist()
+    clip.train()
+    cell = "<td style='width:14px;height:14px;background:rgba(142,68,173,{:.2f})'></td>"
+    body = "".join("<tr>" + "".join(map(cell.format, row)) + "</tr>" for row in rows)
+    return f"<table style='border-spacing:1px'>{body}</table>"
+
+
+# %%
+clip = small_clip(seed=0)
+before = matrix(clip)
+losses = training.fit(
+    clip,
+    batch_loss(clip, 128),
+    400,
+    lr=2e-3,
+    after_step=clip.clamp_scale,
+    watch=live_matrix,
+    name="a small CLIP",
+)
+after = matrix(clip)
+
+# %%
+fig, axes = plots.figure(3, width=10.5, height=3.4)
+plots.curve(axes[0], losses, smooth=10)
+axes[0].set(title="The loss falls", xlabel="step", ylabel="contrastive loss")
+plots.heatmap(before, axes[1], "Before: every pair looks alike", limit=1.0)
+plots.heatmap(after, axes[2], "After: the diagonal lights up", limit=1.0, rows=names)
+axes[1].set_xlabel("captions")
+axes[1].set_ylabel("pictures")
+plots.show(fig, "The loss falls, and the diagonal of the similarity matrix lights up")
+on_diagonal = (after.argmax(1) == torch.arange(12)).float().mean().item()
+print(f"at least 8 of 12 pictures find their caption: {on_diagonal >= 8 / 12}")
+
+# %% [markdown]
+# ## Batch size and temperature
+#
+# Two numbers decide how hard the question is: how many captions a picture chooses
+# from, and how much a difference of cosines counts. A tiny CLIP on pictures of 16×16
+# trains in a second or so, and we can afford a small grid. First the ruler: the share
+# of pictures, one for each concept, that find their own caption among all.
+
+# %%
+rows = [group[0] for group in pairs.concepts]
+labels = [pairs.table["label_en"][i] for i in rows]
+thumbs = F.avg_pool2d(pairs.pictures.float() / 255, 4)  # (N, 3, 16, 16)
+
+
+@torch.no_grad()
+def share_found(clip, pictures) -> float:
+    """Share of the concepts whose first picture is nearest to their own label."""
+    clip.eval()
+    images = clip.encode_image(pictures[rows].to(clip.logit_scale.device))
+    right = (images @ clip.encode_text(labels).T).argmax(1).cpu()
+    return (right == torch.arange(len(rows))).float().mean().item()
+
+
+# %%
+def tiny_run(size, steps, scale=None, seed=0):
+    """share_found of a tiny CLIP; scale None means that it is learnt."""
+    image = {"tower": "resnet", "image_size": 16, "widths": (32, 64), "depths": (1, 1)}
+    text = {"tower": "bag_of_words", "width": 64}
+    device.seed(seed)
+    clip = CLIP(image, text, MERGES, dim=64).to(device.pick())
+    fixed = scale and torch.tensor(float(scale), device=device.pick())
+
+    def loss(step):
+        drawn = data.draw(pairs, size, random.Random(f"{seed}/{step}"))
+        images = clip.encode_image(thumbs[drawn].to(device.pick()))
+        texts = clip.encode_text([pairs.table["label_en"][i] for i in drawn])
+        return contrastive_loss(images, texts, fixed or clip.logit_scale.exp())
+
+    optimizer = training.adamw(clip, 2e-3, weight_decay=0.1)
+    for _ in training.run(optimizer, loss, steps, after_step=clip.clamp_scale):
+        pass
+    return share_found(clip, thumbs)
+
+
+# %%
+sizes, scales = (8, 32, 128), (1, 5, 14.3, 50, 100)
+same_steps = [tiny_run(size, 100) for size in sizes]
+same_pictures = [tiny_run(size, 6400 // size) for size in sizes]
+by_scale = [tiny_run(64, 100, scale) for scale in scales]
+learnt = tiny_run(64, 100)
+
+# %%
+fig, axes = plots.figure(2, width=9, height=3.2)
+axes[0].plot(sizes, same_steps, "o-", color=plots.COLOURS["shared"], label="100 steps")
+axes[0].plot(
+    sizes, same_pictures, "o--", color=plots.COLOURS["noise"], label="6,400 pictures"
+)
+axes[0].set(title="More choices a step teach more", xlabel="batch size", xscale="log")
+axes[0].set(ylabel="share found")
+axes[0].legend()
+axes[1].plot(scales, by_scale, "o-", color=plots.COLOURS["shared"], label="fixed")
+axes[1].axhline(learnt, color=plots.COLOURS["noise"], ls="--", label="learnt")
+axes[1].set(title="Neither too flat nor too sharp", xlabel="scale", xscale="log")
+axes[1].set_ylim(0)
+axes[1].legend()
+plots.show(fig, "Larger batches learn more a step; a middle scale learns best")
+print(f"at 100 steps, larger is better: {same_steps == sorted(same_steps)}")
+print(
+    f"at 6,400 pictures, 128 is not the best: {max(same_pictures) > same_pictures[2]}"
+)
+print(f"14.3 beats 1 and 100: {by_scale[2] > max(by_scale[0], by_scale[4]) + 0.05}")
+print(f"learnt is close to the best: {learnt > max(by_scale) - 0.1}")
+
+# %% [markdown]
+# A batch of 128 asks a harder question than one of 8, and each step teaches more. But
+# it also costs 16 times the pictures: with the same number of pictures, a middle size
+# wins here, because it takes more steps. CLIP's paper used 32,768 and shows no
+# comparison. And the scale finds a good place by itself.
+
+# %% [markdown]
+# ## Play
+#
+# Name pictures by their labels, type captions, move the scale. **Predict first:** what
+# do the bars of one picture look like at scale 1, and at 100?
+
+# %%
+SHELF = {pairs.table["label_en"][g[0]]: g[0] for g in pairs.concepts}
+
+
+def play(wanted, typed, scale):
+    """A table: one row a picture, its softmax over the captions as bars."""
+    words = widgets.prompts(typed, most=6)
+    labels = widgets.prompts(wanted, most=4)
+    missing = [label for label in labels if label not in SHELF]
+    if missing:
+        raise ValueError(
+            f"There is no picture {missing[0]!r} here; try fox or cherries."
+        )
+    picked = pairs.pictures[[SHELF[label] for label in labels]].float() / 255
+    with torch.no_grad():
+        images = clip.encode_image(picked.to(clip.logit_scale.device))
+        chances = (scale * images @ clip.encode_text(words).T).softmax(1).cpu()
+    return "".join(
+        widgets.thumbnail(picture, 64, label) + widgets.bars(words, row)
+        for picture, label, row in zip(picked, labels, chances, strict=True)
+    )
+
+
+widgets.live(
+    [
+        widgets.text("Pictures", "fox; cherries; whale"),
+        widgets.text("Captions", "fox; a picture of cherries; whale"),
+        widgets.slider("Scale", 14.0, 1.0, 100.0),
+    ],
+    play,
+    "Pictures against captions, with a scale to move.",
+)
+
+# %% [markdown]
+# At scale 1 the bars are nearly equal, whatever the pictures; at 100 almost every row
+# is certain. The order never changes: the scale decides how sure, not which.
+
+# %%
+with torch.no_grad():
+    images = clip.encode_image(window.to(clip.logit_scale.device))
+    cosines = (images @ clip.encode_text(names).T).cpu()
+scales = (1.0, 14.3, 100.0)
+fig, axes = plots.figure(3, width=9, height=3)
+for ax, scale in zip(axes, scales, strict=True):
+    plots.heatmap((scale * cosines).softmax(1), ax, f"scale {scale:g}", limit=1.0)
+plots.show(fig, "A larger scale makes every row more certain")
+sure = [(s * cosines).softmax(1).max(1).values.mean().item() for s in scales]
+print(f"certainty grows with the scale: {sure[0] < sure[1] < sure[2]}")
+print(
+    f"the winner stays: {bool(((100 * cosines).argmax(1) == cosines.argmax(1)).all())}"
+)
+
+# %% [markdown]
+# ## Break it
+#
+# Small changes that people really make, measured with the ruler from above.
+
+
+# %%
+def trained(loss, name, after=None, steps=120):
+    """A new small CLIP, trained with another loss; its share_found."""
+    model = small_clip(seed=0)
+    training.fit(
+        model, batch_loss(model, 128, loss), steps, lr=2e-3, after_step=after, name=name
+    )
+    return share_found(model, pairs.pictures.float() / 255)
+
+
+# %% [markdown]
+# **Temperature fixed too low**: here a scale of 1 that is not learnt. **Shifted
+# targets**: the list of captions has lost its step by one, as after a careless filter.
+
+
+# %%
+def scale_of_one(images, texts, scale):
+    return contrastive_loss(images, texts, torch.ones_like(scale))
+
+
+def shifted(images, texts, scale):
+    return contrastive_loss(images, texts.roll(1, 0), scale)
+
+
+right = trained(contrastive_loss, "right")
+flat = trained(scale_of_one, "scale of 1")
+wrong = trained(shifted, "shifted targets")
+print(f"shifted targets learn nothing: {wrong < 0.05}")
+print(f"a scale of 1 learns less: {flat < right - 0.05}, {flat:.3f} {right:.3f} {wrong:.3f}")
+
+# %% [markdown]
+# Neither run printed a warning, and in both the loss went down a little. Only the ruler
+# shows it. Without **normalisation** there is a second way to win: length.
+
+# %%
+generator = device.seed(0)
+a = torch.randn(32, 16, generator=generator)
+b = a + torch.randn(32, 16, generator=generator)
+for factor in (1, 2, 4):
+    long = contrastive_loss(factor * a, b, torch.tensor(1.0))
+    unit = contrastive_loss(
+        F.normalize(factor * a, dim=1), F.normalize(b, dim=1), torch.tensor(1.0)
+    )
+    print(f"vectors × {factor}: raw loss {long:.2f}, normalised loss {unit:.2f}")
+
+# %% [markdown]
+# ## Exercises
+#
+# > **Exercise 1 · Who finds whom** — difficulty 1 of 3, about 5 minutes. Why it
+# > matters: a loss is hard to read, a share is not. Write `pair_accuracy(logits)`: two
+# > numbers, the share of pictures (rows) and the share of captions (columns) whose
+# > largest entry is on the diagonal.
+
+
+# %% tags=["exercise"]
+def pair_accuracy(logits: Tensor) -> tuple[float, float]:
+    """Shares of rows and of columns that choose the diagonal."""
+    ...
+
+
+# %%
+from utils.exercises import clip as exercises
+
+exercises.check_pair_accuracy(pair_accuracy)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `logits.argmax(1)` is the choice of each row. What should it be equal to?
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pair_accuracy(logits):
+#     right = torch.arange(len(logits), device=logits.device)
+#     rows = (logits.argmax(1) == right).float().mean().item()
+#     columns = (logits.argmax(0) == right).float().mean().item()
+#     return rows, columns
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 2 · A hard wrong answer** — difficulty 2 of 3, about 8 minutes. Why it
+# > matters: DPR adds to each question a passage that looks right and is not. Write
+# > `hard_loss(questions, passages, hard)`, all (N, d): every question chooses among the
+# > N passages *and* the N hard ones, by raw dot product. Return the mean loss.
+
+
+# %% tags=["exercise"]
+def hard_loss(questions: Tensor, passages: Tensor, hard: Tensor) -> Tensor:
+    """In-batch and hard negatives, one direction: a scalar."""
+    ...
+
+
+# %%
+exercises.check_hard_loss(hard_loss)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Put the passages and the hard ones in one matrix of 2·N rows. The right answer of
+# question i is still number i.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def hard_loss(questions, passages, hard):
+#     scores = questions @ torch.cat([passages, hard]).T
+#     right = torch.arange(len(questions), device=scores.device)
+#     return F.cross_entropy(scores, right)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# > **Exercise 3 · The gradient by hand** — difficulty 3 of 3, about 12 minutes. Why it
+# > matters: it shows what each pair is pushed by. Write `logit_gradient(logits)`: the
+# > derivative of the symmetric loss with respect to every logit, without autograd.
+
+
+# %% tags=["exercise"]
+def logit_gradient(logits: Tensor) -> Tensor:
+    """d loss / d logits, (N, N) → (N, N)."""
+    ...
+
+
+# %%
+exercises.check_logit_gradient(logit_gradient)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The gradient of one cross-entropy is softmax − one-hot. There are two of them, a mean
+# of two, and each is a mean over N.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def logit_gradient(logits):
+#     n = len(logits)
+#     both = logits.softmax(1) + logits.softmax(0)
+#     return (both / 2 - torch.eye(n, dtype=logits.dtype, device=logits.device)) / n
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ## The doors
+#
+# Other programs know CLIPs in the format of `transformers`. Four small functions
+# translate: names, config, merges, and a folder with all of it. Lesson 04 goes through
+# these doors.
+
+# %% tags=["brick"]
+# our name → transformers' name, by beginning
+NAMES = {
+    "image_tower.class_token": "vision_model.embeddings.class_embedding",
+    "image_tower.positions": "vision_model.embeddings.position_embedding.weight",
+    "image_tower.patch": "vision_model.embeddings.patch_embedding",
+    "image_tower.norm_pre": "vision_model.pre_layrnorm",  # spelt so there
+    "image_tower.norm_post": "vision_model.post_layernorm",
+    "image_tower.blocks": "vision_model.encoder.layers",
+    "text_tower.tokens": "text_model.embeddings.token_embedding",
+    "text_tower.positions": "text_model.embeddings.position_embedding.weight",
+    "text_tower.norm": "text_model.final_layer_norm",
+    "text_tower.blocks": "text_model.encoder.layers",
+    "image_projection": "visual_projection",
+    "text_projection": "text_projection",
+    "logit_scale": "logit_scale",
+}
+INNER = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attention.out": "self_attn.out_proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+
+
+def their_name(name: str) -> str:
+    """Our parameter name as transformers writes it (`attention.qkv` stays as it is)."""
+    ours = next(n for n in NAMES if name == n or name.startswith(n + "."))
+    theirs = NAMES[ours] + name[len(ours) :]
+    for inner, other in INNER.items():
+        theirs = theirs.replace(f".{inner}.", f".{other}.")
+    return theirs
+
+
+def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under transformers' names; the one qkv matrix becomes three."""
+    theirs = {}
+    for name, value in state.items():
+        name = their_name(name)
+        if ".attention.qkv." in name:
+            for part, third in zip("qkv", value.chunk(3), strict=True):
+                theirs[name.replace("attention.qkv", f"self_attn.{part}_proj")] = third
+        else:
+            theirs[name] = value
+    return theirs
+
+
+def from_transformers(theirs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """transformers' weights under our `names`. KeyError names a missing one."""
+    state = {}
+    for ours in names:
+        name = their_name(ours)
+        if ".attention.qkv." in name:
+            parts = [
+                name.replace("attention.qkv", f"self_attn.{p}_proj") for p in "qkv"
+            ]
+            state[ours] = torch.cat([theirs[part] for part in parts])
+        else:
+            state[ours] = theirs[name]
+    return state
+
+
+# %% tags=["brick"]
+# our tower's argument → the key in transformers' config
+ARGUMENTS = {
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+}
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a folder, as our `image`, `text` and `dim` arguments."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        vision, text = config["vision_config"], config["text_config"]
+        # what a config leaves out has the value of ViT-B/32
+        vision = {**VIT_B_32["vision_config"], **vision}
+        text = {**VIT_B_32["text_config"], **text}
+        image = {ours: vision[theirs] for ours, theirs in ARGUMENTS.items()}
+        image |= {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+        }
+        words = {ours: text[theirs] for ours, theirs in ARGUMENTS.items()}
+        words |= {"context": text["max_position_embeddings"]}
+        return {
+            "image": {"tower": "vit", **image},
+            "text": {"tower": "transformer", **words},
+            "dim": config.get("projection_dim", 512),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        raise checkpoints.CheckpointError(
+            f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
+        ) from None
+
+
+VIT_B_32 = {
+    "vision_config": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "text_config": {
+        "hidden_size": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "intermediate_size": 2048,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+}
+
+
+# %% tags=["brick"]
+def read_merges(folder: Path) -> list:
+    """merges.txt of a folder: one pair a line after the version line."""
+    try:
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise checkpoints.CheckpointError(
+            f"merges.txt in {folder.name}/ is missing or not text; fetch it again."
+        ) from None
+    merges = [
+        line.split() for line in lines if line and not line.startswith("#version")
+    ]
+    if any(len(pair) != 2 for pair in merges):
+        raise checkpoints.CheckpointError(
+            f"merges.txt in {folder.name}/ has a line that is no pair; fetch it again."
+        )
+    return merges
+
+
+def read_pretrained(kind: type, folder: Path):
+    """A CLIP with the weights and the tokenizer of a folder in transformers' format."""
+    config, merges = read_config(folder), read_merges(folder)
+    pickled = [p for p in folder.iterdir() if p.suffix in checkpoints.PICKLED]
+    weights = folder / "model.safetensors"
+    if pickled and not weights.exists():
+        weights = pickled[0]  # refused by name
+    theirs, _ = checkpoints.read(weights)
+    clip = kind(merges=merges, **config)
+    try:
+        state = from_transformers(theirs, list(clip.state_dict()))
+    except KeyError as missing:
+        raise checkpoints.CheckpointError(
+            f"{weights.name} lacks {missing}; config.json describes another model."
+        ) from None
+    checkpoints.fill(clip, state, weights.name)
+    return clip
+
+
+# %% tags=["brick"]
+def their_config(clip: CLIP) -> dict:
+    """config.json for transformers."""
+
+    def tower(ours: nn.Module, arguments: dict) -> dict:
+        block = ours.blocks[0]
+        values = {
+            "width": ours.width,
+            "depth": len(ours.blocks),
+            "heads": block.attention.heads,
+            "hidden": block.fc1.out_features,
+            "activation": arguments.get("activation", "quick_gelu"),
+        }
+        return {ARGUMENTS[k]: v for k, v in values.items()} | {"projection_dim": dim}
+
+    dim, words = clip.config["dim"], clip.tokenizer
+    vision = tower(clip.image_tower, clip.config["image"])
+    vision |= {
+        "image_size": clip.image_size,
+        "patch_size": clip.image_tower.patch.stride[0],
+    }
+    text = tower(clip.text_tower, clip.config["text"])
+    text |= {"vocab_size": len(words), "max_position_embeddings": words.context}
+    text |= {
+        "bos_token_id": words.start,
+        "eos_token_id": words.end,
+        "pad_token_id": words.end,
+    }
+    return {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": dim,
+        "logit_scale_init_value": 2.6592,
+        "vision_config": {"model_type": "clip_vision_model", **vision},
+        "text_config": {"model_type": "clip_text_model", **text},
+    }
+
+
+def their_preprocessor(size: int) -> dict:
+    """preprocessor_config.json: what `preprocess` does, in transformers' words."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
+
+
+# %% tags=["brick"]
+def write_pretrained(clip: CLIP, folder: Path) -> None:
+    """Weights, config, tokenizer and preprocessor, as transformers reads them."""
+    towers = clip.config["image"]["tower"], clip.config["text"]["tower"]
+    if towers != ("vit", "transformer"):
+        raise ValueError(
+            f"transformers' CLIPModel has no counterpart of the towers {towers[0]} and "
+            f"{towers[1]}; only a vit with a transformer can be saved in its format"
+        )
+    words = clip.tokenizer
+    tokenizer = {
+        "tokenizer_class": "CLIPTokenizer",
+        "processor_class": "CLIPProcessor",
+        "bos_token": words.tokens[words.start],
+        "eos_token": words.tokens[words.end],
+        "unk_token": words.tokens[words.end],
+        "pad_token": words.tokens[words.end],
+        "model_max_length": words.context,
+    }
+    files = {
+        "config.json": json.dumps(their_config(clip), indent=1),
+        "preprocessor_config.json": json.dumps(
+            their_preprocessor(clip.image_size), indent=1
+        ),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
+        "vocab.json": json.dumps(words.ids, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, words.merges)]),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+    state = {k: v.detach().cpu() for k, v in clip.state_dict().items()}
+    checkpoints.write(
+        to_transformers(state), folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+# %% [markdown]
+# Against the reference: random weights, out through the door, and the same logits and
+# loss from the library that everyone uses.
+
+# %%
+import tempfile
+
+from transformers import CLIPModel
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+device.seed(0)
+ours = CLIP(
+    {
+        "tower": "vit",
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 64,
+        "depth": 2,
+        "heads": 2,
+    },
+    {"tower": "transformer", "width": 64, "depth": 2, "heads": 2},
+    clip.config["merges"],
+    dim=32,
+).eval()
+with tempfile.TemporaryDirectory() as folder:
+    ours.save_pretrained(folder)
+    judge = CLIPModel.from_pretrained(folder).eval()
+
+# %%
+ids = ours.tokenizer(names)
+squares = torch.rand(12, 3, 32, 32, generator=device.generator(1))
+with torch.no_grad():
+    theirs = judge(
+        input_ids=ids, pixel_values=preprocess(squares, 32), return_loss=True
+    )
+    logits = ours(squares, names)
+    loss = contrastive_loss(
+        ours.encode_image(squares), ours.encode_text(names), ours.logit_scale.exp()
+    )
+print(f"same logits: {torch.allclose(logits, theirs.logits_per_image, atol=1e-5)}")
+print(f"same loss: {torch.allclose(loss, theirs.loss, atol=1e-5)}")
+
+# %% [markdown]
+# ## Myth check
+#
+# **"The objective makes the diagonal large and the rest small."** It makes the diagonal
+# larger *than the rest of its row and column*. A softmax only sees differences: add 5
+# to every logit and the loss stays.
+
+# %%
+first = contrastive_loss(images, images, torch.tensor(10.0))
+again = (10 * images @ images.T + 5).log_softmax(1).diagonal().neg().mean()
+both = (10 * images @ images.T).log_softmax(1).diagonal().neg().mean()
+print(f"the same after adding 5: {torch.allclose(again, both, atol=1e-4)}")
+
+# %% [markdown]
+# **"`t` is the temperature, and `axis=0` is the loss of the pictures."** `t` is the log
+# of the inverse temperature. In the figure of the paper rows are pictures, so a softmax
+# along axis 0 normalises over pictures: it is the captions that choose. The sum of the
+# two is the same either way, which is why the names get swapped so often.
+#
+# **"Cosine or dot product, it makes no difference."** CLIP normalises and multiplies by
+# a learnt scale. DPR takes raw dot products. The cell on lengths above shows what raw
+# products allow.
+#
+# **"DPR's positives are answers."** They are passages that hold the answer.
+#
+# **"The pseudo-code ends with the update of the weights."** It ends with the loss. `T`
+# is a minibatch of aligned *texts*, as `I` is one of pictures.
+#
+# **"CLIP has decoders."** Both towers are encoders; nothing in CLIP draws or writes.
+#
+# **"400 million pictures, found by `alt` and `title` through a search engine."** 400
+# million *pairs* from publicly available sources that the paper does not name. Texts
+# were kept if they held one of 500,000 queries, up to 20,000 pairs each; the text is
+# the caption, the query is only a filter. The queries come from English Wikipedia:
+# words that occur at least 100 times, bigrams, article titles, and WordNet (sec. 2.2).
+#
+# ## Differs from the paper
+#
+# | | OpenAI's CLIP | here | why |
+# |---|---|---|---|
+# | batch | 32,768 | 128 live, 256 shipped | a laptop |
+# | batch contents | as they come | one picture of each concept | few concepts |
+# | initial weights | depth-scaled in the text tower | the same | – |
+# | clamp of the scale | at most 100 | between 1 and 100 | it never falls to 1 |
+# | picture size | 224 | 32 live, 64 shipped | emoji are simple |
+#
+# ## Where this goes next
+#
+# Lesson 04 uses nothing but this: classes become prompts, and the nearest prompt wins.
+# Much later the same matrix judges generated pictures.
+#
+# ## Read more
+#
+# - Radford et al. 2021, *Learning Transferable Visual Models From Natural Language
+#   Supervision*, sec. 2.2–2.5 and figure 3; openai/CLIP, `clip/model.py`.
+# - Schroff et al. 2015 (FaceNet), sec. 3: the triplet loss.
+# - Karpukhin et al. 2020 (DPR), sec. 3: in-batch negatives.
+# - open_clip, `src/open_clip/loss.py`: the loss over many GPUs.
+#
+# **Glossary** · 对比学习 contrastive learning · 度量学习 metric learning · 三元组损失
+# triplet loss · 批内负例 in-batch negatives · 温度 temperature · 相似度矩阵 similarity
+# matrix · 归一化 normalisation · 投影 projection

@@ -1,0 +1,147 @@
+# ---
+# jupyter:
+#   brick: zero_shot
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Zero-shot prompting
+
+# %% tags=["brick"]
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.bricks.clip import CLIP
+
+# %% tags=["brick"]
+TEMPLATES = {
+    "en": (
+        "a picture of {}",
+        "a drawing of {}",
+        "an emoji of {}",
+        "{}",
+    ),
+    "zh": (
+        "{}的图片",
+        "一幅{}的画",
+        "{}的表情符号",
+        "{}",
+    ),
+}
+
+
+# %% tags=["brick"]
+@torch.no_grad()
+def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> Tensor:
+    """One unit vector per label, the mean of its prompts: (C, d).
+
+    Each prompt is normalised, the mean is normalised again: without that a label whose
+    prompts disagree would lose every contest. Radford et al. 2021, sec. 3.1.4.
+    """
+    bad = next((t for t in templates if t.count("{}") != 1), None)
+    if bad is not None or not templates:
+        raise ValueError(
+            f"a template has exactly one {{}} for the label; this one is {bad!r}"
+        )
+    prompts = [template.format(label) for template in templates for label in labels]
+    vectors = clip.encode_text(prompts).view(
+        len(templates), len(labels), -1
+    )  # (T, C, d)
+    return F.normalize(vectors.mean(0), dim=-1)
+
+
+# %% tags=["brick"]
+@torch.no_grad()
+def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
+    """Unit vectors (N, d) of many pictures (N, 3, H, W), uint8 or float, in batches."""
+    device = clip.logit_scale.device
+    parts = []
+    for part in pictures.split(size):
+        part = part.to(device)
+        part = part.float() / 255 if part.dtype == torch.uint8 else part
+        parts.append(clip.encode_image(part))
+    return torch.cat(parts)
+
+
+# %% tags=["brick"]
+@torch.no_grad()
+def classify(
+    clip: CLIP, pictures: Tensor, labels: list[str], templates=TEMPLATES["en"]
+) -> Tensor:
+    """Probabilities (N, C): which label's prompt fits each picture best.
+
+    A softmax over the labels given, at the temperature learnt in training; it says how
+    a picture divides among them, not whether any of them is true.
+    """
+    logits = image_vectors(clip, pictures) @ class_vectors(clip, labels, templates).T
+    return (clip.logit_scale.exp() * logits).softmax(-1)
+
+
+# %% tags=["brick"]
+def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
+    """Share of rows whose target is among the k highest: (N, C), (N,) → [0, 1]."""
+    best = scores.topk(k, -1).indices  # (N, k)
+    return (best == targets.unsqueeze(-1)).any(-1).float().mean().item()
+
+
+# %% tags=["brick"]
+def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
+    """Indices (Q, k) of the gallery vectors closest to each query, best first.
+
+    query: (Q, d); gallery: (N, d), unit vectors both. Works in either direction.
+    """
+    return (query @ gallery.T).topk(min(k, len(gallery)), -1).indices
+
+
+# %% tags=["brick"]
+def nearest_neighbours(
+    query: Tensor, features: Tensor, labels: Tensor, classes: int, k: int = 5
+) -> Tensor:
+    """Votes (Q, classes) of the k closest features, each weighted by similarity.
+
+    Wu et al. 2018, sec. 3.4, without their temperature.
+    """
+    similarity, index = (query @ features.T).topk(min(k, len(features)), -1)  # (Q, k)
+    votes = query.new_zeros(len(query), classes)
+    return votes.scatter_add_(1, labels[index], similarity)
+
+
+# %% tags=["brick"]
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    decay: float = 1e-3,
+    steps: int = 100,
+) -> Tensor:
+    """Weights (classes, d + 1) of logistic regression on frozen features; bias last.
+
+    features: (N, d); labels: (N,) int64. Full batch, L-BFGS, L2 on the weights.
+    Radford et al. 2021, sec. 3.2.
+    """
+    inputs = F.pad(
+        features.detach(), (0, 1), value=1.0
+    )  # a column of ones for the bias
+    weights = inputs.new_zeros(classes, inputs.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weights], max_iter=steps, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(inputs @ weights.T, labels)
+        value = value + decay * weights[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return weights.detach()
+
+
+def probe_scores(features: Tensor, weights: Tensor) -> Tensor:
+    """Scores (N, classes) of a linear probe for features (N, d)."""
+    return features @ weights[:, :-1].T + weights[:, -1]

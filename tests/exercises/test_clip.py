@@ -1,0 +1,85 @@
+"""Lesson 03: solutions pass, stubs are "not tried", wrong answers get their hint."""
+
+import pytest
+
+from tests.exercises.helpers import answer, define, solutions, stubs
+from utils.bricks import clip
+from utils.exercises import clip as checks
+
+NAMES = ["pair_accuracy", "hard_loss", "logit_gradient"]
+GIVEN = vars(clip)
+
+
+def mark(name: str, code: str) -> tuple[str, str]:
+    return answer(getattr(checks, f"check_{name}"), define(code, name, **GIVEN))
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_solution_is_right(i):
+    assert len(solutions("03")) == len(NAMES)
+    assert mark(NAMES[i], solutions("03")[i])[0] == "✓"
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_stub_is_not_tried(i):
+    assert len(stubs("03")) == len(NAMES)
+    assert mark(NAMES[i], stubs("03")[i]) == ("○", "not tried yet")
+
+
+SHARES = """
+def pair_accuracy(logits):
+    right = torch.arange(len(logits))
+    rows = (logits.argmax(1) == right).float().mean().item()
+    columns = (logits.argmax(0) == right).float().mean().item()
+    return rows, columns
+"""
+HARD = """
+def hard_loss(questions, passages, hard):
+    scores = questions @ torch.cat([passages, hard]).T
+    return F.cross_entropy(scores, torch.arange(len(questions)))
+"""
+GRADIENT = """
+def logit_gradient(logits):
+    n = len(logits)
+    both = logits.softmax(1) + logits.softmax(0)
+    return (both / 2 - torch.eye(n)) / n
+"""
+WRONG = [
+    ("pair_accuracy", SHARES, "rows, columns\n", "columns, rows\n", "swapped"),
+    ("pair_accuracy", SHARES, "argmax(0)", "argmax(1)", "use argmax(0)"),
+    ("pair_accuracy", SHARES, "mean()", "sum()", "divided by N"),
+    ("pair_accuracy", SHARES, "return rows, columns", "return rows", "two numbers"),
+    ("hard_loss", HARD, "torch.cat([passages, hard])", "passages", "change nothing"),
+    ("hard_loss", HARD, "questions @", "F.normalize(questions, dim=1) @", "not the mean"),
+    (
+        "hard_loss",
+        HARD,
+        "torch.cat([passages, hard]).T",
+        "passages.T\n    scores = torch.cat([scores, (questions * hard).sum(1, True)], 1)",
+        "only its own",
+    ),
+    (
+        "hard_loss",
+        HARD,
+        "    scores",
+        "    questions, passages, hard = (\n"
+        "        F.normalize(x, dim=1) for x in (questions, passages, hard)\n    )\n    scores",
+        "raw dot products",
+    ),
+    ("hard_loss", HARD, "(questions)))", '(questions)), reduction="sum")', "take the mean"),
+    ("logit_gradient", GRADIENT, "both = logits.softmax(1) + ", "both = 2 * ", "columns' loss"),
+    ("logit_gradient", GRADIENT, " + logits.softmax(0)", " * 2", "rows' loss alone"),
+    ("logit_gradient", GRADIENT, ") / n", ")", "divide by N"),
+    ("logit_gradient", GRADIENT, "return (", "return 2 * (", "divide by 2"),
+    ("logit_gradient", GRADIENT, "return (", "return -(", "sign"),
+    ("logit_gradient", GRADIENT, " - torch.eye(n)", "", "one-hot part is missing"),
+]
+
+
+@pytest.mark.parametrize("name, code, old, new, hint", WRONG)
+def test_wrong_answers_get_their_hint(name, code, old, new, hint):
+    assert mark(name, code)[0] == "✓"
+    assert old in code
+    symbol, message = mark(name, code.replace(old, new))
+    assert symbol == "✗"
+    assert hint in message

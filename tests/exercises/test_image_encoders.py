@@ -1,0 +1,200 @@
+"""Lesson 01: solutions pass, stubs are not tried, plausible mistakes get their hint."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.exercises.helpers import answer, define, solutions, stubs
+from utils.bricks.image_encoders import ViT
+from utils.exercises import image_encoders as checks
+
+NAMES = ["conv_size", "receptive_field", "patchify", "count_vit", "head"]
+
+
+def check_of(name: str):
+    return getattr(checks, f"check_{name}")
+
+
+def solution(name: str):
+    return define(solutions("01")[NAMES.index(name)], name, torch=torch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solution_passes(name):
+    assert answer(check_of(name), solution(name))[0] == "✓"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stub_is_not_tried(name):
+    stub = define(stubs("01")[NAMES.index(name)], name, Tensor=Tensor)
+    assert answer(check_of(name), stub) == ("○", "not tried yet")
+
+
+def test_every_exercise_is_here():
+    assert len(stubs("01")) == len(solutions("01")) == len(NAMES)
+
+
+def grid(x, p):
+    b, c, h, w = x.shape
+    return x.reshape(b, c, h // p, p, w // p, p)
+
+
+def patches_of_two(x, p):
+    return F.unfold(x, 2, stride=2).transpose(1, 2)
+
+
+def field(layers, grow):
+    seen, jump = 1, 1
+    for kernel, stride in layers:
+        seen, jump = grow(seen, jump, kernel, stride)
+    return seen
+
+
+def vit(**change):
+    """A count with one part wrong, to be changed by name."""
+    part = {"patch": 3, "token": 1, "position": 1, "norms": 4, "mlp": 8, "out": 1}
+    part |= {"bias": 9, "block_norms": 4} | change
+
+    def count(size, patch, w, depth):
+        n = (size // patch) ** 2
+        outside = part["patch"] * patch**2 * w + part["token"] * w + part["norms"] * w
+        outside += (n + 1) * w * part["position"]
+        matrices = (3 + part["out"] + part["mlp"]) * w**2
+        return outside + depth * (matrices + (part["bias"] + part["block_norms"]) * w)
+
+    return count
+
+
+def attention(scale=0.5, dim=-1, swap=False, mix="v", share=True):
+    def head(x, wq, wk, wv):
+        q, k, v = x @ wq, x @ wk, x @ wv
+        scores = (k @ q.T if swap else q @ k.T) * scale
+        shares = scores.softmax(dim) if share else scores
+        return shares @ {"v": v, "k": k, "x": x}[mix]
+
+    return head
+
+
+WRONG = [
+    ("conv_size", lambda s, k, t, p: (s + 2 * p - k) // t, "before its first step"),
+    ("conv_size", lambda s, k, t, p: (s + p - k) // t + 1, "on both sides"),
+    ("conv_size", lambda s, k, t, p: (s + 2 * p - k) / t + 1, "round down with `//`"),
+    ("conv_size", lambda s, k, t, p: math.ceil((s + 2 * p - k) / t) + 1, "sticks out"),
+    (
+        "conv_size",
+        lambda s, k, t, p: (s - k) // t + 1,
+        "padding makes the input larger",
+    ),
+    ("conv_size", lambda s, k, t, p: s + 2 * p - k + 1, "stride skips positions"),
+    ("conv_size", lambda s, k, t, p: (s, s), "one whole number"),
+    (
+        "receptive_field",
+        lambda layers: sum(k for k, _ in layers),
+        "adds kernel − 1, not kernel",
+    ),
+    (
+        "receptive_field",
+        lambda layers: math.prod(k for k, _ in layers),
+        "kernels do not multiply",
+    ),
+    (
+        "receptive_field",
+        lambda layers: sum(k - 1 for k, _ in layers) + 1,
+        "multiply kernel − 1 by the product",
+    ),
+    (
+        "receptive_field",
+        lambda layers: field(layers, lambda f, j, k, s: (f + (k - 1) * j * s, j * s)),
+        "only for the layers after it",
+    ),
+    (
+        "receptive_field",
+        lambda layers: field(layers[::-1], lambda f, j, k, s: (f + (k - 1) * j, j * s)),
+        "not those after",
+    ),
+    ("patchify", lambda x, p: x.reshape(len(x), -1, 3 * p * p), "lie in a row"),
+    (
+        "patchify",
+        lambda x, p: grid(x, p).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2),
+        "channels come last",
+    ),
+    (
+        "patchify",
+        lambda x, p: grid(x, p).permute(0, 4, 2, 1, 3, 5).flatten(3).flatten(1, 2),
+        "run down the columns",
+    ),
+    (
+        "patchify",
+        lambda x, p: grid(x, p).permute(0, 2, 4, 1, 5, 3).flatten(3).flatten(1, 2),
+        "F.unfold puts them",
+    ),
+    ("patchify", lambda x, p: F.unfold(x, p, stride=p), "pictures, patches, numbers"),
+    ("patchify", patches_of_two, "use the argument p"),
+    ("count_vit", vit(token=0), "one vector of the width is missing"),
+    ("count_vit", vit(position=0), "positions are learned too"),
+    ("count_vit", vit(norms=0), "norm_pre and norm_post"),
+    ("count_vit", vit(norms=2), "one LayerNorm is missing"),
+    ("count_vit", vit(bias=0), "9 widths in all"),
+    ("count_vit", vit(block_norms=0), "each block has two LayerNorms"),
+    ("count_vit", vit(bias=0, block_norms=0), "biases and norms in the blocks"),
+    ("count_vit", vit(mlp=0), "each block has an MLP"),
+    ("count_vit", vit(out=0), "width × width layer, `out`"),
+    ("count_vit", vit(patch=1), "three channels"),
+    ("count_vit", vit(token=2), "no bias"),
+    ("head", attention(scale=1), "scores are not divided"),
+    ("head", attention(scale=0.25), "you divided by d"),
+    ("head", attention(scale=8**-0.5), "width of x"),
+    ("head", attention(dim=0), "each row must sum to 1"),
+    ("head", attention(share=False), "softmax is missing"),
+    ("head", attention(swap=True), "queries and keys are swapped"),
+    ("head", attention(mix="k"), "mix the values"),
+    ("head", attention(mix="x"), "the shape (5, 8)"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "hint"), WRONG)
+def test_wrong_answer_gets_its_hint(name, wrong, hint):
+    mark, message = answer(check_of(name), wrong)
+    assert mark == "✗"
+    assert hint in message
+
+
+OTHER_RIGHT = [
+    ("conv_size", lambda *a: torch.tensor(solution("conv_size")(*a))),
+    ("conv_size", lambda s, k, t, p: math.floor((s + 2 * p - k) / t + 1)),
+    ("patchify", lambda x, p: F.unfold(x, p, stride=p).mT),
+    ("head", lambda x, q, k, v: F.scaled_dot_product_attention(x @ q, x @ k, x @ v)),
+    ("head", lambda *a: solution("head")(*(t.double() for t in a))),
+]
+
+
+@pytest.mark.parametrize(("name", "right"), OTHER_RIGHT)
+def test_other_right_answers_pass(name, right):
+    assert answer(check_of(name), right)[0] == "✓"
+
+
+def test_count_is_the_bricks():
+    tower = ViT(64, 16, width=48, depth=2, heads=3)
+    assert solution("count_vit")(64, 16, 48, 2) == sum(
+        p.numel() for p in tower.parameters()
+    )
+
+
+@pytest.mark.parametrize(
+    "layers", [[(3, 1), (3, 1)], [(4, 4), (3, 1)], [(5, 2), (3, 2)]]
+)
+def test_field_is_what_the_gradient_says(layers):
+    line = torch.zeros(1, 1, 99, requires_grad=True)
+    x = line
+    for kernel, stride in layers:
+        x = F.conv1d(x, torch.ones(1, 1, kernel), stride=stride)
+    x[0, 0, x.shape[-1] // 2].backward()
+    assert solution("receptive_field")(layers) == int((line.grad > 0).sum())
+
+
+def test_the_verdict_is_printed(capsys):
+    checks.check_conv_size(solution("conv_size"))
+    assert capsys.readouterr().out.startswith("✓ conv_size: right")

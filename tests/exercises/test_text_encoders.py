@@ -1,0 +1,186 @@
+"""Lesson 02: solutions pass, stubs are "not tried", wrong answers get their hint."""
+
+import pytest
+
+from tests.exercises.helpers import answer, define, solutions, stubs
+from utils.bricks import text_encoders
+from utils.exercises import text_encoders as checks
+
+NAMES = ["bpe_step", "decode", "window_mask", "pool", "merges_needed"]
+GIVEN = vars(text_encoders)  # what a learner has at hand at the end of the lesson
+
+
+def mark(name: str, code: str) -> tuple[str, str]:
+    return answer(getattr(checks, f"check_{name}"), define(code, name, **GIVEN))
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_solution_is_right(i):
+    assert len(solutions("02")) == len(NAMES)
+    assert mark(NAMES[i], solutions("02")[i])[0] == "✓"
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_stub_is_not_tried(i):
+    assert len(stubs("02")) == len(NAMES)
+    assert mark(NAMES[i], stubs("02")[i]) == ("○", "not tried yet")
+
+
+STEP = """
+def bpe_step(words):
+    counts = collections.Counter()
+    for symbols, count in words.items():
+        for pair in itertools.pairwise(symbols):
+            counts[pair] += count
+    best = max(counts, key=lambda pair: (counts[pair], pair))
+    return best, {merge(symbols, best): count for symbols, count in words.items()}
+"""
+DECODE = """
+def decode(ids, tokens):
+    byte = {symbol: value for value, symbol in byte_alphabet().items()}
+    joined = "".join(tokens[i] for i in ids if tokens[i] not in (START, END))
+    words = joined.removesuffix(WORD_END).split(WORD_END)
+    return " ".join(bytes(byte[s] for s in word).decode() for word in words)
+"""
+ONE_BY_ONE = """
+def decode(ids, tokens):
+    byte = {symbol: value for value, symbol in byte_alphabet().items()}
+    text = ""
+    for token in (tokens[i] for i in ids if tokens[i] not in (START, END)):
+        stem = bytes(byte[s] for s in token.removesuffix(WORD_END))
+        text += stem.decode(errors="replace") + " " * token.endswith(WORD_END)
+    return text.strip()
+"""
+WINDOW = """
+def window_mask(length, width):
+    place = torch.arange(length)
+    back = place[:, None] - place
+    seen = (back >= 0) & (back < width)
+    return torch.zeros(length, length).masked_fill(~seen, -torch.inf)
+"""
+POOL = """
+def pool(states, ids, end):
+    places = (ids == end).int().argmax(-1)
+    return states[torch.arange(len(ids)), places]
+"""
+NEEDED = """
+def merges_needed(texts, merges, target):
+    for n in range(len(merges) + 1):
+        t = Tokenizer(merges[:n])
+        if sum(len(t.encode(text)) for text in texts) / len(texts) <= target:
+            return n
+    return None
+"""
+
+
+def test_right_answers_in_another_form():
+    assert mark("merges_needed", NEEDED)[0] == "✓"
+    lists = STEP.replace("return best", "return list(best)")
+    assert mark("bpe_step", lists)[0] == "✓"
+    double = WINDOW.replace(
+        "torch.zeros(length, length)", "torch.zeros(length, length).double()"
+    )
+    assert mark("window_mask", double)[0] == "✓"
+
+
+# name, a right answer, what makes it wrong (found, put in its place), part of the hint
+WRONG = [
+    ("bpe_step", STEP, "+= count", "+= 1", "as often as its word occurs"),
+    ("bpe_step", STEP, "return best, {", "return best\n    {", "the pair and the new"),
+    ("bpe_step", STEP, "merge(symbols, best)", "symbols", "after merging a+t</w>"),
+    (
+        "bpe_step",
+        STEP,
+        "key=lambda pair: (counts[pair], pair)",
+        "key=counts.get",
+        "sorts last",
+    ),
+    ("bpe_step", STEP, "max(", "min(", "occurs 5 times"),
+    (
+        "bpe_step",
+        STEP,
+        "    return best",
+        "    words.clear()\n    return best",
+        "you changed the `words`",
+    ),
+    (
+        "bpe_step",
+        STEP,
+        "for pair in itertools.pairwise(symbols)",
+        "for pair in set(itertools.pairwise(symbols))",
+        "holds a+a twice",
+    ),
+    ("decode", DECODE, " not in (START, END)", "", "are not text"),
+    ("decode", DECODE, '" ".join(bytes', '"".join(bytes', "run together"),
+    ("decode", DECODE, ".removesuffix(WORD_END)", "", "between words only"),
+    ("decode", DECODE, "return ", "return joined or ", "still holds </w>"),
+    ("decode", DECODE, 'return " ".join(', "return list(", "not a list"),
+    ("decode", DECODE, "in (START, END)", "in (END,)", "are not text"),
+    ("decode", ONE_BY_ONE, "", "", "a third of a character"),
+    (
+        "decode",
+        DECODE,
+        "bytes(byte[s] for s in word).decode()",
+        "word",
+        "into its byte",
+    ),
+    ("window_mask", WINDOW, "back < width", "back <= width", "yours sees 3"),
+    (
+        "window_mask",
+        WINDOW,
+        "place[:, None] - place",
+        "place - place[:, None]",
+        "comes after",
+    ),
+    (
+        "window_mask",
+        WINDOW,
+        "(back >= 0) & (back < width)",
+        "back.abs() < width",
+        "comes after",
+    ),
+    ("window_mask", WINDOW, "back >= 0", "back > 0", "0 on the diagonal"),
+    ("window_mask", WINDOW, "-torch.inf", "-1.0", "leaks through"),
+    ("window_mask", WINDOW, "return ", "return seen\n    ", "0.0 and -inf"),
+    ("window_mask", WINDOW, "return ", "return ~seen * -torch.inf\n    ", "NaN"),
+    ("window_mask", WINDOW, "(length, length)", "(1, length, length)", "not (5, 5)"),
+    ("window_mask", WINDOW, "back < width", "back < 2", "plain causal mask"),
+    ("pool", POOL, "places]", "-1]", "it is padding"),
+    ("pool", POOL, "places]", "0]", "START, which has seen nothing"),
+    ("pool", POOL, "places]", "places - 1]", "one too early"),
+    ("pool", POOL, "torch.arange(len(ids))", ":", "one vector a row"),
+    (
+        "pool",
+        POOL,
+        "states[torch.arange(len(ids)), places]",
+        "states.mean(1)",
+        "2, 4 and 1",
+    ),
+    (
+        "pool",
+        POOL,
+        "states[torch.arange(len(ids)), places]",
+        "torch.stack([s[: p + 1].mean(0) for s, p in zip(states, places)])",
+        "a bag of words",
+    ),
+    ("pool", POOL, "(ids == end).int()", "ids", "the id you are given"),
+    ("merges_needed", NEEDED, "<= target", "< target", "one too many"),
+    ("merges_needed", NEEDED, "return n\n", "return max(0, n - 1)\n", "one too few"),
+    ("merges_needed", NEEDED, "/ len(texts)", "", "you returned None"),
+    ("merges_needed", NEEDED, "merges[:n]", "merges[-n:]", "the first merges"),
+    ("merges_needed", NEEDED, "return None", "return len(merges)", "cannot be had"),
+    ("merges_needed", NEEDED, "range(len", "range(1, len", "bytes alone"),
+    ("merges_needed", NEEDED, "return n\n", "return float(n)\n", "is an int"),
+]
+
+
+@pytest.mark.parametrize("name, code, right, wrong, hint", WRONG)
+def test_wrong_answer_gets_its_own_hint(name, code, right, wrong, hint):
+    assert right in code
+    sign, message = mark(name, code.replace(right, wrong))
+    assert sign == "✗" and hint in message, (sign, message)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_exercise_refuses_at_least_three(name):
+    assert sum(row[0] == name for row in WRONG) >= 3

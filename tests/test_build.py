@@ -1,0 +1,464 @@
+"""The build tool, on two tiny lessons in a folder of their own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbval.plugin import get_sanitize_patterns
+
+from utils import build
+
+HEADER = """\
+# ---
+# jupyter:
+#   brick: {}
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+"""
+FIRST = HEADER.format("shapes") + '''\
+# %% [markdown]
+# # Shapes
+
+# %% tags=["brick"]
+import math
+
+from torch import nn
+
+WIDTH = 3  # the width of everything
+
+
+# %%
+import sys
+
+print("one")
+sys.stdout.flush()
+print("two")
+
+# %% tags=["brick"]
+import functools
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+# the area of a circle
+@functools.cache
+def area(radius: float) -> float:
+    return math.pi * radius**2   # spaces stay
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor, f: Callable = len) -> Tensor:
+        from safetensors import SafetensorError  # noqa: F401
+
+        return x.flatten(1)
+
+# %%
+import ipywidgets
+
+print(f"{area(1):.4f}")
+ipywidgets.IntSlider(value=2)
+'''
+SECOND = HEADER.format("solids") + '''\
+# %% tags=["brick"]
+from utils.bricks.shapes import area
+
+
+def volume(radius: float, height: float) -> float:
+    return area(radius) * height
+
+# %%
+print(f"{volume(1, 2):.4f}")
+
+# %% tags=["raises-exception"]
+volume(1)
+'''
+SHAPES = '''\
+"""The bricks of lesson 01_shapes.
+
+Built by `make build` from lessons/01_shapes.py: edit them there.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+WIDTH = 3  # the width of everything
+
+
+# the area of a circle
+@functools.cache
+def area(radius: float) -> float:
+    return math.pi * radius**2   # spaces stay
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor, f: Callable = len) -> Tensor:
+        from safetensors import SafetensorError  # noqa: F401
+
+        return x.flatten(1)
+'''
+
+
+def lay_out(root: Path) -> Path:
+    """A course of two lessons, not built."""
+    for folder in ("lessons", "notebooks", "utils/bricks"):
+        (root / folder).mkdir(parents=True)
+    for package in ("utils", "utils/bricks"):
+        (root / package / "__init__.py").touch()
+    (root / "lessons/01_shapes.py").write_text(FIRST)
+    (root / "lessons/02_solids.py").write_text(SECOND)
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = lay_out(tmp_path_factory.mktemp("built"))
+    assert build.build(root) == []
+    return root
+
+
+@pytest.fixture
+def course(built, tmp_path):
+    """A built course to spoil."""
+    return shutil.copytree(built, tmp_path / "course")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def change(path: Path, what) -> None:
+    """Apply `what` to the notebook stored at `path`."""
+    notebook = nbformat.read(path, as_version=4)
+    what(notebook)
+    nbformat.write(notebook, path)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    paths = [*root.glob("notebooks/*"), *root.glob("utils/bricks/*.py")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+# What a build gives
+
+
+def test_brick_is_the_brick_cells_with_imports_on_top(built):
+    assert (built / "utils/bricks/shapes.py").read_text() == SHAPES
+
+
+def test_bricks_pass_ruff(built):
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=88"]
+    rules = ["--select=E,F,I,B,UP", "--config=src=['.']", "utils/bricks"]
+    run = subprocess.run(command + rules, cwd=built, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def test_notebook_holds_tidy_outputs(built):
+    path = built / "notebooks/01_shapes.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    cells = code(notebook)
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4]
+    assert cells[0].metadata.tags == ["brick"]
+    assert [output.text for output in cells[1].outputs] == ["one\ntwo\n"]
+    assert cells[3].outputs[0].text == "3.1416\n"
+    slider = cells[3].outputs[1].data  # no view of a widget that is gone
+    assert list(slider) == ["text/plain"]
+    assert slider["text/plain"].startswith("IntSlider(value=2")
+    assert set(notebook.metadata) == {"brick", "kernelspec", "language_info"}
+    assert "version" not in notebook.metadata.language_info
+    assert path.read_text().endswith("}\n")
+    assert path.read_text().startswith('{\n "cells": [')
+
+
+def test_check_passes_and_a_second_build_does_nothing(built, capsys):
+    before = files(built)
+    assert build.check(built) == []
+    assert build.build(built) == []
+    assert "01_shapes: up to date\n02_solids: up to date" in capsys.readouterr().out
+    assert files(built) == before
+
+
+@pytest.mark.slow
+def test_all_gives_the_same_bytes(course):
+    before = files(course)
+    assert build.build(course, everything=True) == []
+    assert files(course) == before
+
+
+@pytest.mark.slow
+def test_an_edit_keeps_ids_and_rebuilds_only_that_lesson(course, capsys):
+    def ids():
+        path = course / "notebooks/02_solids.ipynb"
+        return [cell.id for cell in nbformat.read(path, as_version=4).cells]
+
+    before = ids()
+    edit(course / "lessons/02_solids.py", "volume(1, 2)", "volume(1, 3)")
+    assert build.build(course) == []
+    assert "01_shapes: up to date" in capsys.readouterr().out
+    assert ids() == before  # by position
+    edit(course / "lessons/02_solids.py", "\n# %%\n", "\n# %%\n1 + 1\n\n# %%\n")
+    assert build.build(course) == []
+    after = ids()
+    assert after[:1] + after[2:] == before  # by source
+    assert len(set(after)) == 4
+    assert build.check(course) == []
+
+
+@pytest.mark.slow
+def test_a_changed_brick_rebuilds_later_lessons(course):
+    edit(course / "lessons/01_shapes.py", "math.pi", "3.0")
+    assert build.build(course) == []
+    second = (course / "notebooks/02_solids.ipynb").read_text()
+    assert "6.0000" in second and "6.2832" not in second
+
+
+def test_budget(monkeypatch, course, capsys):
+    monkeypatch.setattr(build, "SECONDS", 0)
+    assert build.main(["--all", "--lesson=02"], course) == 0
+    out = capsys.readouterr().out
+    assert "02_solids: " in out and "WARNING: over the budget" in out
+    if Path("/proc").exists():
+        assert " GB" in out.split("WARNING")[0]
+
+
+# What a build refuses
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("print(1)", "`print(1)` runs when the brick is imported"),
+        ("for x in []:\n    pass", "`for x in []:` runs"),
+        ("if WIDTH:\n    Y = 1", "`if WIDTH:` runs"),
+        ("import numpy as np", "it imports numpy; a brick imports torch"),
+        ("import torchvision", "it imports torchvision"),
+        ("def f():\n    import transformers", "it imports transformers"),
+        ("import safetensors", "it imports safetensors"),
+        ("class A:\n    import huggingface_hub", "it imports huggingface_hub"),
+        ("from utils.bricks.solids import volume", "no earlier lesson builds"),
+        ("from utils.bricks import shapes", "no earlier lesson builds"),
+        ("import utils.bricks", "no earlier lesson builds"),
+        ("from . import solids", "it imports ."),
+        ("from math import *", "it imports * from math"),
+        ("import re; import os", "shares its line"),
+        ("import re  # why", "shares its line"),
+        ("X = ", "invalid syntax"),
+    ],
+)
+def test_refused_in_a_brick(course, line, message):
+    before = files(course)
+    lesson = course / "lessons/01_shapes.py"
+    edit(lesson, "WIDTH = 3  # the width of everything", line)
+    with pytest.raises(build.BuildError) as refusal:
+        build.build(course)
+    assert message in str(refusal.value)
+    assert "lessons/01_shapes.py, cell 2 (`import math`)" in str(refusal.value)
+    assert str(refusal.value) in build.check(course)
+    assert files(course) == before
+
+
+def test_an_earlier_brick_may_be_imported_as_a_module(course):
+    edit(
+        course / "lessons/02_solids.py",
+        "from utils.bricks.shapes import area\n",
+        "from utils.bricks import shapes\n\narea = shapes.area\n",
+    )
+    lessons = build.read_lessons(course)
+    assert "\nfrom utils.bricks import shapes\n\narea" in build.brick_text(
+        lessons[1], lessons
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("#   brick: shapes\n", "", "go together; add the one that is missing"),
+        ("brick: shapes", "brick: solids", "lessons/02_solids.py: the brick solids"),
+    ],
+)
+def test_refused_header(course, old, new, message, capsys):
+    edit(course / "lessons/01_shapes.py", old, new)
+    assert build.main([], course) == build.main(["--check"], course) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_lesson(course, capsys):
+    assert build.main(["--lesson", "07"], course) == 1
+    assert "there are: 01_shapes, 02_solids" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "messages"),
+    [
+        ("1 / 0", ["failed:", "ZeroDivisionError: division by zero"]),
+        ("import os; os._exit(1)", ["failed:", "Kernel died"]),
+        (
+            "import os, sys; print(object(), file=sys.stderr)\n"
+            "print(object(), 'x' * 1_000_000)\n"
+            "os.getcwd()",
+            [": text on stderr: '<obj", ": `at 0x", ": `/", "_solids.py, 1.00 MB"],
+        ),
+    ],
+)
+def test_refused_when_executed(course, line, messages):
+    before = files(course)
+    edit(course / "lessons/02_solids.py", 'print(f"{volume(1, 2):.4f}")', line)
+    (failure,) = build.build(course)
+    first = line.splitlines()[0][:60]
+    assert failure.startswith(f"lessons/02_solids.py, cell 2 (`{first}`)")
+    assert all(message in failure for message in messages)
+    assert files(course) == before  # the old notebook stays
+
+
+# What a check finds
+
+
+def found(course) -> str:
+    """The one finding, which must not need an execution."""
+    (finding,) = build.check(course)
+    assert "\n" not in finding
+    return finding
+
+
+def test_check_finds_a_changed_lesson(course):
+    edit(course / "lessons/02_solids.py", "volume(1, 2)", "volume(1, 3)")
+    assert found(course).startswith("notebooks/02_solids.ipynb: cell 2 (`print(")
+    assert "line 1 is `print" in found(course)
+
+
+def test_check_finds_changed_tags(course):
+    edit(course / "lessons/02_solids.py", "raises-exception", "exercise")
+    assert "metadata" not in build.check(course)[0]
+    assert 'the lesson gives `{"tags": ["exercise"]}`' in build.check(course)[0]
+
+
+def test_check_finds_a_missing_cell(course):
+    change(course / "notebooks/02_solids.ipynb", lambda nb: nb.cells.pop())
+    assert found(course) == "notebooks/02_solids.ipynb: 2 cells, the lesson has 3"
+
+
+def test_check_finds_other_metadata(course):
+    path = course / "notebooks/02_solids.ipynb"
+    change(path, lambda nb: nb.metadata.language_info.update(version="3.11.2"))
+    assert found(course).startswith("notebooks/02_solids.ipynb: metadata: line 1 is")
+
+
+def test_check_finds_a_changed_brick(course):
+    edit(course / "utils/bricks/solids.py", "* height", "* height * 2")
+    message = "line 10 is `    return area(radius) * height * 2`, the lesson gives `"
+    assert found(course).startswith(f"utils/bricks/solids.py: {message}")
+
+
+def test_check_finds_what_is_missing(course):
+    (course / "notebooks/01_shapes.ipynb").unlink()
+    (course / "notebooks/02_solids.ipynb").write_text("<<<<<<< mine")
+    (course / "utils/bricks/solids.py").unlink()
+    assert build.check(course) == [
+        "notebooks/01_shapes.ipynb: missing or not a notebook; build it",
+        "utils/bricks/solids.py: missing; build it",
+        "notebooks/02_solids.ipynb: missing or not a notebook; build it",
+    ]
+
+
+def test_check_finds_what_has_no_lesson(course):
+    (course / "notebooks/03_old.ipynb").write_text("{}")
+    (course / "notebooks/01_shapes.mine.ipynb").write_text("{}")
+    (course / "utils/bricks/old.py").touch()
+    assert build.check(course) == [
+        "notebooks/03_old.ipynb: no lesson builds it; delete it",
+        "utils/bricks/old.py: no lesson builds it; delete it",
+    ]
+
+
+@pytest.mark.parametrize("count", [None, 7])
+def test_check_finds_execution_counts(course, count):
+    path = course / "notebooks/01_shapes.ipynb"
+    change(path, lambda nb: code(nb)[1].update(execution_count=count))
+    message = f"cell 3 (`import sys`): execution count {count}, expected 2"
+    assert message in found(course)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (("error", {"ename": "E", "evalue": "no", "traceback": []}), "E: 'no'"),
+        (("stream", {"name": "stderr", "text": "warned\n"}), "on stderr: 'warned'"),
+        (("stream", {"name": "stdout", "text": "<f at 0x7f0a1b2c>"}), "at 0x7f0a1b2c"),
+    ],
+)
+def test_check_finds_bad_outputs(course, output, message):
+    kind, fields = output
+    stored = nbformat.v4.new_output(kind, **fields)
+    path = course / "notebooks/01_shapes.ipynb"
+    change(path, lambda nb: code(nb)[1].update(outputs=[stored]))
+    assert message in found(course)
+
+
+def test_check_finds_a_big_notebook(course):
+    path = course / "notebooks/01_shapes.ipynb"
+    stored = nbformat.v4.new_output("stream", name="stdout", text="x" * 1_500_000)
+    change(path, lambda nb: code(nb)[1].update(outputs=[stored]))
+    assert "1.50 MB stored, at most 1" in found(course)
+
+
+def test_check_of_one_lesson(course, capsys):
+    edit(course / "lessons/02_solids.py", "volume(1, 2)", "volume(1, 3)")
+    assert build.main(["--check", "--lesson", "01"], course) == 0
+    assert build.main(["--check"], course) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_empty_cells_need_no_execution_count(course):
+    with (course / "lessons/01_shapes.py").open("a") as lesson:
+        lesson.write("\n# %%\n\n# %%\n1\n")
+    assert build.build(course) == []
+    assert build.check(course) == []
+    notebook = json.loads((course / "notebooks/01_shapes.ipynb").read_text())
+    assert notebook["cells"][-2]["execution_count"] is None
+
+
+@pytest.mark.slow
+def test_strict_nbval_passes(built):
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q"]
+    run = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-c/dev/null", built / "notebooks"],
+        env={**os.environ, "PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+    )
+    assert "7 passed" in run.stdout, run.stdout
+
+
+@pytest.mark.parametrize(
+    ("output", "same"),
+    [
+        ('<img src="data:image/webp;base64,AB/+CD=="> 3', '<img src="data:image"> 3'),
+        ("UklGR" + "Ab0/" * 20 + "==\n", "WebP"),
+        ("UklGR is how WebP begins", "UklGR is how WebP begins"),
+    ],
+)
+def test_nbval_ignores_the_bytes_of_pictures(output, same):
+    rules = (build.ROOT / "tests/nbval_sanitize.cfg").read_text()
+    for pattern, replacement in get_sanitize_patterns(rules):
+        output = re.sub(pattern, replacement, output)
+    assert output == same

@@ -1,0 +1,98 @@
+"""pyproject.toml, constraints.txt, environment.yml and what is installed agree."""
+
+import os
+import re
+import subprocess
+import tomllib
+from importlib.metadata import distribution
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from utils import doctor, lab
+
+ROOT = lab.ROOT
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+DIRECT = [
+    Requirement(text)
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+]
+PINS = doctor.pins()
+# Installed on other systems only, so that nothing here can tell who asks for them.
+ELSEWHERE = {"appnope", "colorama", "pywinpty"}
+
+
+def installed() -> dict[str, str]:
+    """Everything the direct requirements bring along here: name → version."""
+    found, queue, done = {}, list(DIRECT), set()
+    while queue:
+        wanted = queue.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in done:
+            continue
+        done.add((name, extras))
+        package = distribution(name)
+        found[name] = package.version.split("+")[0]
+        for text in package.requires or []:
+            child = Requirement(text)
+            choices = [{"extra": extra} for extra in (*extras, "")]
+            if not child.marker or any(map(child.marker.evaluate, choices)):
+                queue.append(child)
+    return found
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda wanted: wanted.name)
+def test_every_direct_requirement_is_pinned_within_its_bounds(requirement):
+    assert requirement.specifier, "give a lower bound"
+    assert requirement.specifier.contains(PINS[requirement.name])
+
+
+def test_pins_are_exact_sorted_and_plain():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert [line.split("==")[0] for line in lines] == list(PINS)
+    assert list(PINS) == sorted(map(canonicalize_name, PINS))
+    assert not any("+" in pinned for pinned in PINS.values())
+
+
+def test_everything_installed_is_pinned_and_as_pinned():
+    here = {name: found for name, found in installed().items() if _portable(name)}
+    assert here == {name: PINS.get(name) for name in here}
+
+
+def test_no_pin_is_left_over():
+    assert set(PINS) - set(installed()) <= ELSEWHERE
+
+
+def test_nothing_pulls_in_torchvision():
+    assert "torchvision" not in PINS and "torchvision" not in installed()
+
+
+def _portable(name: str) -> bool:
+    """CUDA builds of torch bring packages whose versions torch itself fixes."""
+    return not name.startswith(("nvidia-", "cuda-", "triton"))
+
+
+def test_conda_installs_the_same():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *packages, pip = conda["dependencies"]
+    # All but Python comes from pyproject.toml itself, under the same pins.
+    assert pip == {"pip": ["-c constraints.txt", "-e ."]}
+    assert conda["name"] == PROJECT["name"]
+    assert packages[1:] == ["pip"]
+    name, python = packages[0].split("=")
+    assert name == "python"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs make")
+def test_make_alone_lists_every_target_in_a_line_each():
+    shown = subprocess.check_output(["make"], cwd=ROOT, text=True)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    assert re.findall(r"^make (\w+) +\S", shown, re.MULTILINE) == targets
+    assert len(shown.splitlines()) == len(targets)

@@ -1,0 +1,217 @@
+"""The training loop: schedule, optimizers, and a state that loses nothing."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from utils import training
+from utils.bricks.clip import CLIP
+from utils.checkpoints import CheckpointError
+from utils.training import Average, MuonAdamW, adamw, cosine, load_state, run, save_state
+
+RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
+VIT = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2}
+TEXT = {"tower": "transformer", "context": 8, "width": 16, "depth": 1, "heads": 2}
+
+
+def small(image=VIT) -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(image, TEXT, [], dim=8)
+
+
+class Net(nn.Module):
+    """A little of everything: convolution, norm with buffers, dropout, matrix, scalar."""
+
+    def __init__(self):
+        super().__init__()
+        self.pixels = nn.Conv2d(3, 8, 3)
+        self.conv = nn.Conv2d(8, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.3)
+        self.out = nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        x = self.norm(self.conv(self.pixels(x).relu())).mean((2, 3))
+        return self.out(self.drop(x)) * self.scale
+
+
+def new(seed: int = 0):
+    torch.manual_seed(seed)
+    net = Net()
+    return net, MuonAdamW(net, 1e-2, 2e-2, 0.1), Average(net, 0.99)
+
+
+def a_loss(net):
+    def loss(step: int):
+        generator = torch.Generator().manual_seed(step)
+        return net(torch.randn(8, 3, 8, 8, generator=generator)).square().mean()
+
+    return loss
+
+
+def train(net, optimizer, average, stop: int, start: int = 0, steps: int = 8) -> None:
+    steps_done = run(optimizer, a_loss(net), steps, seed=4, start=start, warmup=2)
+    for step, _ in steps_done:
+        average.update(net, step)
+        if step + 1 == stop:
+            return
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    rates = [cosine(step, 100, 10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) < 1
+    assert all(a < b for a, b in zip(rates[:8], rates[1:9], strict=True))
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[50] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+    assert cosine(0, 5, 0) == pytest.approx(1)
+
+
+def test_adamw_leaves_gains_and_biases_undecayed():
+    net = Net()
+    decayed, others = adamw(net, 1e-3, 0.2).param_groups
+    assert decayed["weight_decay"] == 0.2 and others["weight_decay"] == 0
+    assert {p.ndim for p in decayed["params"]} == {2, 4}
+    assert {p.ndim for p in others["params"]} == {0, 1}
+    assert len(decayed["params"]) + len(others["params"]) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("model", [small(VIT), small(RESNET), Net()], ids=["vit", "resnet", "net"])
+def test_every_parameter_has_one_optimizer(model):
+    optimizer = MuonAdamW(model, 1e-3, 1e-2, 0.1)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert sum(p.numel() for p in held) == sum(p.numel() for p in model.parameters())
+    memory = {p.data_ptr() for p in held}
+    assert memory == {p.data_ptr() for p in model.parameters()}
+
+
+def test_muon_has_the_hidden_matrices_only():
+    clip = small()
+    hidden = {id(p) for p in MuonAdamW(clip, 1e-3, 1e-2, 0.1).hidden}
+    names = {name for name, p in clip.named_parameters() if id(p) in hidden}
+    assert "image_tower.blocks.0.attention.qkv.weight" in names
+    assert "text_projection.weight" in names
+    assert not {"image_tower.patch.weight", "text_tower.tokens.weight", "logit_scale"} & names
+    assert not any("norm" in n or "bias" in n or "positions" in n for n in names)
+
+
+def test_a_matrix_moves_as_with_torch_own_muon():
+    torch.manual_seed(0)
+    net = nn.Linear(6, 4, bias=False)
+    twin = nn.Parameter(net.weight.detach().clone())
+    ours = MuonAdamW(net, 1e-3, 0.02, 0.1)
+    theirs = torch.optim.Muon([twin], lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        for weight, optimizer in ((net.weight, ours), (twin, theirs)):
+            optimizer.zero_grad()
+            (weight.sin() * torch.arange(6.0)).sum().backward()
+            optimizer.step()
+    assert torch.equal(net.weight, twin)
+
+
+def test_a_gradient_does_not_outlive_its_step():
+    net, optimizer, _ = new()
+    a_loss(net)(0).backward()
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_training_lowers_the_loss_and_gives_the_rate_back():
+    net, optimizer, _ = new()
+    rates = [group["lr"] for group in optimizer.param_groups]
+    losses = [value for _, value in run(optimizer, a_loss(net), 40)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert [group["lr"] for group in optimizer.param_groups] == rates
+
+
+def test_hooks_run_before_and_after_every_step():
+    net, optimizer, _ = new()
+    seen = []
+
+    def note(when):
+        return lambda: seen.append((when, net.scale.item()))
+
+    for _ in run(
+        optimizer, a_loss(net), 3, warmup=0, before_step=note("b"), after_step=note("a")
+    ):
+        pass
+    assert "".join(when for when, _ in seen) == "bababa"
+    assert seen[0][1] == 1.0 and seen[1][1] != 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_with_a_sentence(value):
+    net, optimizer, _ = new()
+    with pytest.raises(ValueError, match=rf"^The loss is {value} at step 0; lower .+\.$"):
+        next(run(optimizer, lambda step: net.scale * value, 3))
+
+
+def test_fit_prints_one_line_that_every_machine_prints(capsys):
+    net, _, _ = new()
+    losses = training.fit(net, a_loss(net), 4, name="a little net")
+    assert len(losses) == 4 and not net.training
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "a little net: 4 steps done"
+
+
+def test_the_curve_has_at_most_a_few_hundred_points():
+    svg = training.svg_curve([1 / (i + 1) for i in range(5000)], 6000)
+    assert svg.count(",") < 300 and "step 5000 of 6000" in svg and "nan" not in svg
+    assert "loss 0.000" in training.svg_curve([0.0], 1)
+
+
+def test_an_average_follows_and_counts_whole_numbers():
+    net, _, average = new()
+    net.norm.num_batches_tracked.fill_(7)
+    with torch.no_grad():
+        net.scale.fill_(2.0)
+    average.update(net, 0)
+    assert average.values["norm.num_batches_tracked"].item() == 7
+    assert average.values["scale"].item() == pytest.approx(1 * 0.1 + 2 * 0.9)  # trusts it early
+    average.update(net, 10**6)
+    assert average.values["scale"].item() == pytest.approx(1.9 * 0.99 + 2 * 0.01)
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_resumed_run_has_the_same_bits(stop, tmp_path):
+    whole = new()
+    train(*whole, stop=8)
+    first = new()
+    train(*first, stop=stop)
+    save_state(tmp_path / "s.safetensors", *first, {"step": stop, "words": "狐狸"})
+    second = new(seed=9)  # all of it comes from the file
+    note = load_state(tmp_path / "s.safetensors", *second)
+    assert note == {"step": stop, "words": "狐狸"}
+    train(*second, stop=8, start=stop)
+    for name, value in whole[0].state_dict().items():
+        assert torch.equal(second[0].state_dict()[name], value), name
+        assert torch.equal(second[2].values[name], whole[2].values[name]), name
+    for name, value in whole[1].tensors().items():
+        assert torch.equal(second[1].tensors()[name], value), name
+
+
+@pytest.mark.parametrize("step", ["save_file", "os.fsync", "os.replace"])
+def test_a_state_is_the_old_one_or_the_new(step, tmp_path, monkeypatch):
+    path, owners = tmp_path / "s.safetensors", new()
+    train(*owners, stop=2)
+    save_state(path, *owners, {"step": 2})
+    train(*owners, stop=3, start=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"utils.checkpoints.{step}", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save_state(path, *owners, {"step": 3})
+    assert load_state(path, *new()) == {"step": 2}
+    save_state(path, *owners, {"step": 3})
+    assert load_state(path, *new()) == {"step": 3}
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_cut_state_is_named(keep, tmp_path):
+    path, owners = tmp_path / "state.safetensors", new()
+    train(*owners, stop=1)
+    save_state(path, *owners, {})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="^state.safetensors is not a whole .+[.]$"):
+        load_state(path, *new())

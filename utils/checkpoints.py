@@ -1,0 +1,129 @@
+"""Checkpoints: one safetensors file (fp16) and one JSON card each, verified on loading.
+
+No pickle is read or written anywhere.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from utils import device as devices
+from utils.data import ROOT
+
+FOLDER = ROOT / "assets" / "checkpoints"
+# name → where its class is defined
+MODELS = {
+    "clip": "utils.bricks.clip:CLIP",
+    "clip_resnet": "utils.bricks.clip:CLIP",
+}
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be used; the message names the file, the cause and the remedy."""
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically: a kill leaves the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    # cloned, because tensors that share memory are refused
+    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    save_file(tensors, temporary, metadata=metadata)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of a safetensors file. Raises CheckpointError."""
+    path = Path(path)
+    if path.suffix in PICKLED:
+        raise CheckpointError(
+            f"{path.name} is pickled, and unpickling can run any code; "
+            "use the model's .safetensors file."
+        )
+    if not path.exists():
+        raise CheckpointError(f"{path.name} is missing in {path.parent.name}/; restore the file.")
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError):
+        raise CheckpointError(
+            f"{path.name} is not a whole safetensors file; fetch it again."
+        ) from None
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load tensors into a model, or say in one sentence which one does not fit."""
+    wanted = model.state_dict()
+    for key in wanted:
+        if key not in tensors:
+            raise CheckpointError(f"{name} lacks {key!r}; it belongs to another model.")
+    for key, value in tensors.items():
+        if key not in wanted:
+            raise CheckpointError(f"{name} has an unknown {key!r}; it belongs to another model.")
+        if value.shape != wanted[key].shape:
+            seen, need = tuple(value.shape), tuple(wanted[key].shape)
+            raise CheckpointError(f"{name}: {key} has shape {seen}, the model needs {need}.")
+    model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in tensors.items()})
+
+
+def save(model: nn.Module, name: str, card: dict, folder: Path = FOLDER) -> Path:
+    """Write `name.safetensors` in fp16 with the model's config inside, and its card."""
+    half = {
+        k: v.detach().cpu().to(torch.float16) if v.is_floating_point() else v.detach().cpu()
+        for k, v in model.state_dict().items()
+    }
+    path = folder / f"{name}.safetensors"
+    write(half, path, {"config": json.dumps(model.config)})
+    card = {"name": name, **card, "sha256": sha256(path), "bytes": path.stat().st_size}
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    return path
+
+
+def card(name: str, folder: Path = FOLDER) -> dict:
+    """The JSON card of a checkpoint. Raises CheckpointError."""
+    remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
+    try:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"The card {name}.json is missing; {remedy}.") from None
+    except ValueError:
+        raise CheckpointError(f"The card {name}.json is not JSON; {remedy}.") from None
+
+
+def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -> nn.Module:
+    """A shipped model by name, verified, in eval mode, float32, on the chosen device."""
+    if name not in MODELS:
+        raise CheckpointError(f"There is no model {name!r}; choose one of {', '.join(MODELS)}.")
+    path = folder / f"{name}.safetensors"
+    expected = card(name, folder).get("sha256")
+    remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
+    if not path.exists():
+        raise CheckpointError(f"{path.name} is missing; {remedy}.")
+    found = sha256(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path.name} does not match its card (SHA-256 {found[:12]}…, "
+            f"not {str(expected)[:12]}…); {remedy}."
+        )
+    tensors, metadata = read(path)
+    module, _, kind = MODELS[name].partition(":")
+    model = getattr(importlib.import_module(module), kind)(**json.loads(metadata["config"]))
+    fill(model, tensors, path.name)
+    return model.eval().to(device or devices.pick())

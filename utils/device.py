@@ -1,0 +1,41 @@
+"""Which device to compute on, and where randomness comes from."""
+
+import contextlib
+import os
+
+import torch
+
+
+def pick() -> torch.device:
+    """The fastest device present: CUDA, then Apple's MPS, then the CPU.
+
+    `WIP_DEVICE` overrides the choice (`cpu`, `cuda`, `mps`).
+    """
+    wanted = os.environ.get("WIP_DEVICE", "")
+    if wanted:
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def seed(value: int) -> torch.Generator:
+    """Seed torch's global generator (layer initialisation) and return a new one for draws."""
+    torch.manual_seed(value)
+    return generator(value)
+
+
+def generator(value: int, step: int = 0) -> torch.Generator:
+    """A CPU generator for one step of one seeded run: the same pair, the same numbers."""
+    return torch.Generator().manual_seed((value * 1_000_003 + step) % 2**63)
+
+
+def half_precision(device: torch.device):
+    """Autocast to bfloat16 where the device multiplies it in hardware, else do nothing."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext()

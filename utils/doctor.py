@@ -1,0 +1,279 @@
+"""What this machine has, and what to do about each fault: `python -m utils.doctor`.
+
+Uses the standard library alone, so that it can speak where nothing is installed.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+import tomllib
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REINSTALL = "run make lab, or python -m pip install -c constraints.txt -e ."
+RESTORE = "run git checkout -- assets, or download the course again"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. A fault with a remedy is bad if the course needs it."""
+
+    what: str
+    seen: str
+    remedy: str = ""
+    required: bool = True
+
+    @property
+    def mark(self) -> str:
+        if not self.remedy:
+            return "✓"
+        return "✗" if self.required else "○"
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_gb() -> float:
+    """Memory of this machine in GB (2³⁰ bytes); 0 where the system does not say."""
+    if sys.platform == "win32":
+
+        class MemoryStatus(ctypes.Structure):
+            _fields_ = [
+                ("length", ctypes.c_ulong),
+                ("load", ctypes.c_ulong),
+                *((name, ctypes.c_ulonglong) for name in ("total", "free", "page")),
+                *((name, ctypes.c_ulonglong) for name in ("page_free", "space")),
+                *((name, ctypes.c_ulonglong) for name in ("space_free", "extended")),
+            ]
+
+        status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
+        known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status.total / 2**30 if known else 0.0
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError):
+        return 0.0
+
+
+def device() -> str:
+    """`cuda (its name)`, `mps` or `cpu`; `unknown (why)` where torch fails."""
+    try:
+        import torch
+    except Exception as error:  # a broken library file is an OSError, and so on
+        return f"unknown ({type(error).__name__}: torch cannot be imported)"
+    if torch.cuda.is_available():
+        return f"cuda ({torch.cuda.get_device_name(0)})"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def machine() -> dict:
+    """The basic facts: `python`, `cores`, `memory_gb` and `device`."""
+    return {
+        "python": platform.python_version(),
+        "cores": cores(),
+        "memory_gb": round(memory_gb(), 1),
+        "device": device(),
+    }
+
+
+def pins(root: Path = ROOT) -> dict[str, str]:
+    """Package name → version, from constraints.txt."""
+    text = (root / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "==" in line and line[0] != "#"]
+    return dict(line.split("==") for line in lines)
+
+
+def needed(root: Path = ROOT) -> list[str]:
+    """Names of the packages the course imports, from pyproject.toml."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = tomllib.loads(text)["project"]["dependencies"]
+    return [requirement.split(">=")[0] for requirement in dependencies]
+
+
+def check_machine() -> list[Finding]:
+    facts = machine()
+    old = sys.version_info < (3, 11)
+    small = 0 < facts["memory_gb"] < 4
+    free = shutil.disk_usage(ROOT).free / 2**30
+    broken = facts["device"].startswith("unknown")
+    return [
+        Finding(
+            "Python",
+            f"{facts['python']} at {sys.executable}",
+            "install Python 3.11 or newer" if old else "",
+        ),
+        Finding("system", f"{platform.system()} on {platform.machine()}"),
+        Finding("cores", str(facts["cores"])),
+        Finding(
+            "memory",
+            f"{facts['memory_gb']} GB" if facts["memory_gb"] else "not known",
+            "lessons need up to 2.5 GB: close other programs" if small else "",
+            required=False,
+        ),
+        Finding("device", facts["device"], REINSTALL if broken else ""),
+        Finding(
+            "disk",
+            f"{free:.1f} GB free",
+            "make room: a training run needs 1 GB" if free < 1 else "",
+            required=False,
+        ),
+    ]
+
+
+def check_packages(root: Path = ROOT) -> list[Finding]:
+    """One line if all is as pinned; else one for what is missing, one for the rest."""
+    pinned, missing, other = pins(root), [], []
+    for name in needed(root):
+        try:
+            found = version(name).split("+")[0]  # 2.13.0+cpu is a build of 2.13.0
+        except PackageNotFoundError:
+            missing.append(name)
+            continue
+        if found != pinned[name]:
+            other.append(f"{name} {found} (pinned: {pinned[name]})")
+    findings = []
+    if missing:
+        findings.append(Finding("missing", ", ".join(missing), REINSTALL))
+    if other:
+        findings.append(
+            Finding("versions", ", ".join(other), REINSTALL, required=False)
+        )
+    if not findings:
+        count = len(needed(root))
+        findings.append(Finding("packages", f"{count} of {count} as pinned"))
+    return findings
+
+
+def check_data(root: Path = ROOT) -> Finding:
+    """Both files of Emoji-4 are there and whole: parquet starts and ends with PAR1."""
+    faults = []
+    for name in ("train.parquet", "unseen.parquet"):
+        path = root / "assets" / "emoji" / name
+        try:
+            content = path.read_bytes()
+        except OSError:
+            faults.append(f"{name} is missing")
+            continue
+        if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
+            faults.append(f"{name} is not a whole parquet file")
+    seen = ", ".join(faults) or "Emoji-4: train and unseen"
+    return Finding("data", seen, RESTORE if faults else "")
+
+
+def check_checkpoints(root: Path = ROOT) -> Finding:
+    """Every card in assets/checkpoints has its weights, with the hash it gives."""
+    folder = root / "assets" / "checkpoints"
+    cards = sorted(folder.glob("*.json"))
+    faults = [] if cards else ["none found"]
+    for path in cards:
+        weights = path.with_suffix(".safetensors")
+        try:
+            expected = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        except (ValueError, KeyError, TypeError):
+            faults.append(f"{path.name} is not a card")
+            continue
+        if not weights.exists():
+            faults.append(f"{weights.name} is missing")
+        elif hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
+            faults.append(f"{weights.name} is not the file its card describes")
+    cardless = {p.stem for p in folder.glob("*.safetensors")} - {p.stem for p in cards}
+    faults += [f"{name}.json is missing" for name in sorted(cardless)]
+    seen = ", ".join(faults) or ", ".join(path.stem for path in cards)
+    return Finding("checkpoints", seen, RESTORE if faults else "")
+
+
+def hub_answers(url: str, seconds: float = 3) -> bool:
+    """Whether anything answers at `url` in time."""
+    answers = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=seconds).close()
+        except urllib.error.HTTPError as refusal:  # an answer, too
+            refusal.close()
+        except (OSError, ValueError):
+            return
+        answers.append(url)
+
+    # In a thread, for looking up a name has no timeout of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(answers)
+
+
+def check_hub() -> Finding:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Finding("hub", "switched off by HF_HUB_OFFLINE; the course works so")
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if hub_answers(url):
+        return Finding("hub", f"{url} answers")
+    return Finding(
+        "hub",
+        f"{url} does not answer",
+        "nothing to do: only real CLIP weights and hub data sets come from there",
+        required=False,
+    )
+
+
+def check_chromium() -> Finding:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return Finding("chromium", path)
+    return Finding(
+        "chromium",
+        "not found",
+        "only the browser test needs it: install Debian's package chromium",
+        required=False,
+    )
+
+
+def examine() -> list[Finding]:
+    """Everything the report shows, top to bottom."""
+    return [
+        *check_machine(),
+        *check_packages(),
+        check_data(),
+        check_checkpoints(),
+        check_hub(),
+        check_chromium(),
+    ]
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as text: a line each, and a line more for what to do."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.mark} {finding.what:<12} {finding.seen}")
+        if finding.remedy:
+            lines.append(f"{'':<14} → {finding.remedy}")
+    faults = sum(finding.mark == "✗" for finding in findings)
+    todo = "1 thing to mend" if faults == 1 else f"{faults} things to mend"
+    lines.append(f"\n{todo}, marked ✗." if faults else "\nThe course can run here.")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    if hasattr(sys.stdout, "reconfigure"):  # a Windows console may lack ✓
+        sys.stdout.reconfigure(errors="replace")
+    findings = examine()
+    print(report(findings))
+    return int(any(finding.mark == "✗" for finding in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

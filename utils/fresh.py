@@ -1,0 +1,97 @@
+"""Put a lesson's notebook back as shipped: `python -m utils.fresh 03`.
+
+The learner's version stays beside it, as `03_contrastive_loss.mine.ipynb`. Shipped
+means committed: the notebook comes from git.
+"""
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_A_CLONE = (
+    "This copy of the course is not a git clone, so it cannot tell what was shipped: "
+    "download the course again and take notebooks/{lesson}_….ipynb from there."
+)
+
+
+def git(root: Path, *words: str) -> bytes | None:
+    """What a git command prints in `root`; None where it fails or there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def spare_name(path: Path) -> Path:
+    """The first of x.mine.ipynb, x.mine-2.ipynb, … that is not taken."""
+    number = 1
+    while True:
+        mine = "mine" if number == 1 else f"mine-{number}"
+        spare = path.with_name(f"{path.stem}.{mine}.ipynb")
+        if not spare.exists():
+            return spare
+        number += 1
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist yet; after an error there is none."""
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def fresh(lesson: str, root: Path = ROOT) -> str:
+    """Restore one lesson's notebook; returns a line that says what was done.
+
+    Nothing is replaced before the learner's version is safe under its new name.
+    Raises SystemExit with one line if there is no such lesson, or no git to ask.
+    """
+    lesson = lesson.zfill(2)
+    listed = git(root, "ls-tree", "--name-only", "HEAD", "notebooks/")
+    shipped_names = sorted((listed or b"").decode().split())
+    if not shipped_names:
+        raise SystemExit(NOT_A_CLONE.format(lesson=lesson))
+    found = [n for n in shipped_names if n.startswith(f"notebooks/{lesson}_")]
+    if not found:
+        numbers = ", ".join(Path(n).name[:2] for n in shipped_names)
+        raise SystemExit(f"There is no lesson {lesson}; choose one of {numbers}.")
+    name = found[0]
+    content = git(root, "cat-file", "blob", f"HEAD:./{name}")
+    if content is None:
+        raise SystemExit(f"git could not read {name}: run git fsck to see why.")
+    path = root / name
+    if not path.exists():
+        write_new(path, content)
+        return f"{name} was missing; it is back as shipped."
+    yours = path.read_bytes()
+    if yours == content:
+        return f"{name} is as shipped already."
+    spare = spare_name(path)
+    coming = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    write_new(coming, content)
+    try:
+        write_new(spare, yours)
+        os.replace(coming, path)
+    finally:
+        coming.unlink(missing_ok=True)
+    return f"{name} is back as shipped; yours is notebooks/{spare.name}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.fresh", description=__doc__)
+    parser.add_argument("lesson", help="the number of a lesson, such as 03")
+    print(fresh(parser.parse_args().lesson))
+    print("If it is open in JupyterLab: File > Reload Notebook from Disk.")
+
+
+if __name__ == "__main__":
+    main()

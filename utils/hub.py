@@ -1,0 +1,80 @@
+"""Model folders from the Hugging Face hub: from disk when cached, else fetched, else a reason."""
+
+import os
+from pathlib import Path
+
+from utils.checkpoints import PICKLED, CheckpointError
+
+FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+SECONDS = 5
+
+
+def folder(source) -> Path:
+    """A folder on disk, or a hub name such as `openai/clip-vit-base-patch32` → its folder.
+
+    Raises CheckpointError in one sentence when neither the disk nor the hub has it.
+    """
+    source = str(source)
+    if Path(source).is_dir():
+        return Path(source)
+    if Path(source).suffix in PICKLED:
+        raise CheckpointError(
+            f"{source} is pickled, and unpickling can run any code; "
+            "give a folder with model.safetensors."
+        )
+    if source.count("/") != 1 or source.startswith((".", "/")) or source.endswith("/"):
+        raise CheckpointError(
+            f"{source!r} is neither a folder on disk nor a hub name like "
+            "openai/clip-vit-base-patch32; check the spelling."
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = [try_to_load_from_cache(source, name) for name in FILES]
+    if all(isinstance(path, str) for path in cached):
+        return Path(cached[0]).parent
+    return fetch(source)
+
+
+def fetch(name: str) -> Path:
+    """Download the files of FILES, weights as safetensors only."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        raise CheckpointError(
+            f"{name} is not on disk and HF_HUB_OFFLINE is set; unset it to download the model."
+        )
+    try:
+        HfApi().model_info(name, timeout=SECONDS)
+        try:
+            paths = [hf_hub_download(name, file) for file in FILES]
+        except EntryNotFoundError:
+            # older repositories hold pickles; the hub keeps a converted copy in a request
+            revision = converted(name)
+            if revision is None:
+                raise CheckpointError(
+                    f"{name} has no model.safetensors on the hub; choose a model that has one."
+                ) from None
+            paths = [hf_hub_download(name, file, revision=revision) for file in FILES]
+    except CheckpointError:
+        raise
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[-1][:120]
+        raise CheckpointError(
+            f"The hub does not give {name} ({reason}); check the name, or your access to it."
+        ) from None
+    except Exception:  # every network library has its own errors
+        raise CheckpointError(
+            f"{name} is not on disk and the hub does not answer; connect once to download it."
+        ) from None
+    return Path(paths[0]).parent
+
+
+def converted(name: str) -> str | None:
+    """The revision that holds the hub's own conversion to safetensors, if there is one."""
+    from huggingface_hub import HfApi
+
+    for request in HfApi().get_repo_discussions(name, author="SFconvertbot"):
+        if request.is_pull_request and "safetensors" in request.title:
+            return f"refs/pr/{request.num}"
+    return None

@@ -1,0 +1,152 @@
+"""Widgets that answer a question: controls on top, one live answer under them.
+
+A widget never shows a traceback: what goes wrong is one red line. The stored page shows
+the sentence given as `about`; the controls appear when the cell runs.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable
+
+import ipywidgets
+from IPython.display import display
+from torch import Tensor
+
+from utils import pictures, plots
+
+MAX_TEXT = 500
+
+
+def slider(label: str, value, low, high, step=None):
+    """A slider with a labelled number box beside it; read `.value` of what is returned.
+
+    Whole numbers if `value` is one. The box is the accessible name of the pair.
+    """
+    whole = isinstance(value, int)
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    box = ipywidgets.BoundedIntText if whole else ipywidgets.BoundedFloatText
+    step = step or (1 if whole else (high - low) / 100)
+    limits = {"value": value, "min": low, "max": high, "step": step}
+    handle = kind(**limits, readout=False, continuous_update=False)
+    number = box(**limits, description=label, layout={"width": "15em"})
+    number.style.description_width = "initial"
+    ipywidgets.link((handle, "value"), (number, "value"))
+    number.view = ipywidgets.HBox([number, handle])
+    return number
+
+
+def text(label: str, value: str, lines: int = 1):
+    """A text field; `live` is told when the learner presses Enter or leaves the field."""
+    kind = ipywidgets.Text if lines == 1 else ipywidgets.Textarea
+    field = kind(value, description=label, continuous_update=False, layout={"width": "90%"})
+    field.style.description_width = "initial"
+    if lines > 1:
+        field.rows = lines
+    return field
+
+
+def choice(label: str, options, value=None):
+    """A drop-down list; options are names or (name, value) pairs."""
+    options = list(options)
+    field = ipywidgets.Dropdown(options=options, description=label, layout={"width": "24em"})
+    field.style.description_width = "initial"
+    if value is not None:
+        field.value = value
+    return field
+
+
+def upload(label: str = "Upload or paste a picture"):
+    """An upload button whose `.picture` is the last upload as (3, H, W), or None."""
+    button = ipywidgets.FileUpload(description=label, accept="image/*", multiple=False)
+    button.layout.width = "18em"
+    return button
+
+
+def uploaded(button) -> Tensor | None:
+    """The picture in an upload button, (3, H, W), or None. Raises PictureError."""
+    if not button.value:
+        return None
+    file = button.value[0]
+    return pictures.read(file["content"], file["name"])
+
+
+def prompts(value: str, most: int = 100) -> list[str]:
+    """Typed prompts, one a line or separated by semicolons, cleaned. Raises ValueError."""
+    lines = [line.strip() for line in value.replace(";", "\n").splitlines()]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError("There is no text yet; type a prompt.")
+    if len(lines) > most:
+        raise ValueError(f"{len(lines)} prompts are more than the {most} shown; delete some.")
+    long = next((line for line in lines if len(line) > MAX_TEXT), None)
+    if long:
+        raise ValueError(f"A prompt has {len(long)} characters; at most {MAX_TEXT} are read.")
+    return lines
+
+
+def live(controls: list, draw: Callable[..., str], about: str) -> None:
+    """Show `controls` and under them the HTML that `draw(*values)` returns, kept up to date.
+
+    An upload button is passed on as the picture it holds. Errors become one red line.
+    """
+    answer = ipywidgets.HTML()
+
+    def values():
+        for control in controls:
+            yield uploaded(control) if isinstance(control, ipywidgets.FileUpload) else control.value
+
+    def update(_=None):
+        try:
+            answer.value = draw(*values())
+        except Exception as error:
+            answer.value = red(sentence(error))
+
+    for control in controls:
+        control.observe(update, names="value")
+    update()
+    views = [getattr(control, "view", control) for control in controls]
+    show(ipywidgets.VBox([*views, answer]), about)
+
+
+def show(widget, about: str) -> None:
+    """Display a widget whose stored form is one sentence instead of its state."""
+    bundle = widget._repr_mimebundle_(include=None, exclude=None)
+    bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+    display(bundle | {"text/plain": f"[{about} Run this cell to use it.]"}, raw=True)
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line for a person."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
+
+
+def red(message: str) -> str:
+    return f'<p style="color:{plots.COLOURS["wrong"]}">✗ {html.escape(message)}</p>'
+
+
+def thumbnail(picture: Tensor, size: int = 96, alt: str = "") -> str:
+    """(3, H, W) → an `<img>` that carries its own bytes."""
+    buffer = io.BytesIO()
+    image = pictures.to_pil(picture)
+    image.thumbnail((4 * size, 4 * size))
+    image.save(buffer, "WEBP", quality=90)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<img src="data:image/webp;base64,{data}" height="{size}" alt="{html.escape(alt)}" '
+        'style="background:white;margin:2px">'
+    )
+
+
+def bars(names: list[str], values, colour: str = "shared", form: str = "{:.0%}") -> str:
+    """Horizontal bars as HTML; values in [0, 1]."""
+    rows = []
+    for name, value in zip(names, values, strict=True):
+        width = 100 * max(0.0, min(1.0, float(value)))
+        rows.append(
+            f"<tr><td style='text-align:right;padding-right:8px'>{html.escape(name)}</td>"
+            f"<td style='width:60%'><div style='background:{plots.COLOURS[colour]};height:1em;"
+            f"width:{width:.1f}%'></div></td><td>{form.format(float(value))}</td></tr>"
+        )
+    return f"<table style='width:100%;max-width:640px'>{''.join(rows)}</table>"
