@@ -282,7 +282,8 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Small random changes that keep a picture's meaning: no flips (arrows, letters).
 
     pictures: (B, 3, H, W) float in [0, 1]. Returns the same shape. Turns up to 15°, shears,
-    scales 0.75–1.1, shifts up to 10 %; brightness, contrast and saturation; one in ten grey.
+    scales 0.75–1.1, shifts up to 10 %; hue up to 17°, saturation, contrast, brightness; one
+    in ten grey.
     """
     b, device = len(pictures), pictures.device
 
@@ -298,10 +299,14 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     moved = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)
 
     grey = moved.mean(1, keepdim=True)
-    saturation = uniform(0.6, 1.4, 1, 1, 1)
+    saturation = uniform(0.4, 1.6, 1, 1, 1)
     saturation[uniform(0, 1, 1, 1, 1) < 0.1] = 0
-    contrast, brightness = uniform(0.7, 1.2, 1, 1, 1), uniform(-0.1, 0.1, 1, 1, 1)
-    coloured = grey + (moved - grey) * saturation.to(device)
+    contrast, brightness = uniform(0.6, 1.2, 1, 1, 1), uniform(-0.15, 0.15, 1, 1, 1)
+    colour = (moved - grey) * saturation.to(device)
+    # a turn about the grey axis: v·cos θ + (k × v)·sin θ with k = (1, 1, 1)/√3
+    hue = uniform(-0.3, 0.3, 1, 1, 1).to(device)
+    turned = (colour.roll(1, 1) - colour.roll(-1, 1)) * (hue.sin() / 3**0.5)
+    coloured = grey + colour * hue.cos() + turned
     # contrast about white, so that the page stays nearly white
     return (1 - (1 - coloured) * contrast.to(device) + brightness.to(device)).clamp(0, 1)
 

@@ -40,7 +40,7 @@ class Recipe:
     text: dict
     dim: int = 256
     merges: int = 3582  # with 512 byte symbols and START and END, a vocabulary of 4,096
-    steps: int = 1600
+    steps: int = 3000
     batch: int = 256
     lr: float = 1e-3
     matrix_lr: float = 0.02
