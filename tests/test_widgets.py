@@ -1,5 +1,6 @@
 """Widgets: what a learner types or uploads gives an answer or one red line."""
 
+import base64
 import io
 import re
 from datetime import UTC, datetime
@@ -135,6 +136,17 @@ def test_a_broken_upload_is_one_red_line_and_can_be_mended(content, cause, live)
     assert "&lt;b&gt;holiday&lt;/b&gt;.png" in line and cause in line
     button.value = file(png())
     assert answer.value == "drawn"
+
+
+def test_a_pasted_picture_counts_as_an_upload(live):
+    button = widgets.upload()
+    answer = live([button], lambda picture: "none" if picture is None else str(picture[0].mean()))
+    button.pasted.value = "data:image/png;base64," + base64.b64encode(png()).decode()
+    assert answer.value == str(torch.tensor(1.0))
+    button.pasted.value = "data:image/png;base64,äöü"
+    assert "The pasted picture is not a picture" in red_line(answer.value)
+    button.value = file(png())  # the last one given counts
+    assert answer.value == str(torch.tensor(1.0))
 
 
 def test_a_slider_has_a_labelled_box_and_limits():

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
@@ -40,7 +41,7 @@ class Recipe:
     text: dict
     dim: int = 256
     merges: int = 3582  # with 512 byte symbols and START and END, a vocabulary of 4,096
-    steps: int = 3000
+    steps: int = 2400
     batch: int = 256
     lr: float = 1e-3
     matrix_lr: float = 0.02
@@ -75,7 +76,7 @@ RECIPES = {
         },
         text=TEXT,
         small=48,
-        small_share=0.7,
+        small_share=0.8,
         seed=1,
     ),
 }
@@ -169,8 +170,23 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
+def resume(state: Path, arguments: dict, clip: CLIP, optimizer, average) -> dict:
+    """Load a state if it is one of this recipe and data; returns its note, or ValueError."""
+    remedy = f"delete {state.parent} to start anew"
+    try:
+        note = json.loads(checkpoints.read(state)[1]["note"])
+        if (note["recipe"], note["data"]) == (arguments, emoji_hash()):
+            return training.load_state(state, clip, optimizer, average)
+    except (ValueError, KeyError, TypeError, RuntimeError):
+        raise ValueError(f"{state.name} is not a whole state of this model; {remedy}.") from None
+    raise ValueError(f"{state.name} belongs to another recipe or data set; {remedy}.")
+
+
 def pretrain(name: str, recipe: Recipe, folder: Path, runs: Path = RUNS, save_every=60.0) -> dict:
-    """Train a recipe to its end, resuming if a state is there; writes weights and card."""
+    """Train a recipe to its end, resuming if a state is there; writes weights and card.
+
+    Raises ValueError in one sentence for a state that does not belong here.
+    """
     device = devices.pick()
     rank = world()[0]
     splits = {split: load_emoji(split) for split in ("train", "unseen")}
@@ -181,11 +197,7 @@ def pretrain(name: str, recipe: Recipe, folder: Path, runs: Path = RUNS, save_ev
     state = runs / name / "state.safetensors"
     start, seconds = 0, 0.0
     if state.exists():
-        note = training.load_state(state, clip, optimizer, average)
-        if note["recipe"] != arguments or note["data"] != emoji_hash():
-            raise SystemExit(
-                f"{state} belongs to another recipe or dataset; delete {state.parent} to start anew"
-            )
+        note = resume(state, arguments, clip, optimizer, average)
         start, seconds = note["step"], note["seconds"]
         report(f"{name}: resuming at step {start} of {recipe.steps}\n")
     began = saved = time.monotonic()
@@ -259,6 +271,10 @@ def main() -> None:
         card = pretrain(arguments.name, RECIPES[arguments.name], arguments.out)
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; run the same command again to go on") from None
+    except ValueError as error:
+        raise SystemExit(f"\n{error}") from None
+    except (OSError, SafetensorError) as error:
+        raise SystemExit(f"\n{error}; mend that and run the same command again to go on") from None
     if card:
         report("\n")
         for metric, value in card["metrics"].items():

@@ -8,6 +8,7 @@ import base64
 import html
 import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import ipywidgets
 from IPython.display import display
@@ -56,10 +57,42 @@ def choice(label: str, options, value=None):
     return field
 
 
-def upload(label: str = "Upload or paste a picture"):
-    """An upload button whose `.picture` is the last upload as (3, H, W), or None."""
+# Reads a picture from the clipboard in the browser, at most 512 pixels wide or high, and
+# hands it to the hidden text field beside it.
+PASTE = """<input placeholder="or paste one here (Ctrl+V)" aria-label="Paste a picture"
+onpaste="const item = [...event.clipboardData.items].find(i => i.type.startsWith('image/'));
+event.preventDefault(); if (item) createImageBitmap(item.getAsFile()).then(picture => {
+const scale = Math.min(1, 512 / Math.max(picture.width, picture.height));
+const page = document.createElement('canvas');
+page.width = Math.max(1, picture.width * scale);
+page.height = Math.max(1, picture.height * scale);
+page.getContext('2d').drawImage(picture, 0, 0, page.width, page.height);
+const field = this.closest('.paste').querySelector('.pasted input');
+field.value = page.toDataURL('image/png');
+field.dispatchEvent(new Event('change', {bubbles: true})); })">"""
+
+
+def upload(label: str = "Upload a picture"):
+    """An upload button and, beside it, a field to paste into; `live` passes on the picture."""
     button = ipywidgets.FileUpload(description=label, accept="image/*", multiple=False)
-    button.layout.width = "18em"
+    button.layout.width = "14em"
+    pasted = ipywidgets.Text(continuous_update=False, layout={"display": "none"})
+    pasted.add_class("pasted")
+
+    def take(change) -> None:
+        name = "The pasted picture"
+        data = change["new"].rpartition(",")[2]
+        try:
+            content = base64.b64decode(data, validate=True)
+        except ValueError:
+            content = b"no picture"  # answered as any file that is none
+        file = {"name": name, "type": "image/png", "size": len(content), "content": content}
+        button.value = ({**file, "last_modified": datetime.now(UTC)},)
+
+    pasted.observe(take, names="value")
+    button.pasted = pasted
+    button.view = ipywidgets.HBox([button, ipywidgets.HTML(PASTE), pasted])
+    button.view.add_class("paste")
     return button
 
 

@@ -1,0 +1,81 @@
+"""Lesson 04: solutions pass, stubs are "not tried", wrong answers get their hint."""
+
+import pytest
+
+from tests.exercises.helpers import answer, define, solutions, stubs
+from utils.bricks import zero_shot
+from utils.exercises import zero_shot as checks
+
+NAMES = ["name_pictures", "recall_at_k", "or_none", "like_this_but"]
+GIVEN = vars(zero_shot)
+
+
+def mark(name: str, code: str) -> tuple[str, str]:
+    return answer(getattr(checks, f"check_{name}"), define(code, name, **GIVEN))
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_solution_is_right(i):
+    assert len(solutions("04")) == len(NAMES)
+    assert mark(NAMES[i], solutions("04")[i])[0] == "✓"
+
+
+@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
+def test_stub_is_not_tried(i):
+    assert len(stubs("04")) == len(NAMES)
+    assert mark(NAMES[i], stubs("04")[i]) == ("○", "not tried yet")
+
+
+NAME = """
+def name_pictures(images, texts, labels):
+    best = (images @ texts.T).argmax(1)
+    return [labels[i] for i in best.tolist()]
+"""
+RECALL = """
+def recall_at_k(queries, gallery, k):
+    found = retrieve(queries, gallery, k)
+    own = torch.arange(len(queries))[:, None]
+    return (found == own).any(1).float().mean().item()
+"""
+NONE = """
+def or_none(images, texts, threshold):
+    cosines = images @ texts.T
+    best, index = cosines.max(1)
+    return torch.where(best >= threshold, index, -1)
+"""
+BUT = """
+def like_this_but(image, less, more, gallery):
+    query = F.normalize(image + more - less, dim=0)
+    return (gallery @ query).argmax().item()
+"""
+WRONG = [
+    ("name_pictures", NAME, "argmax(1)", "argmin(1)", "largest cosine"),
+    ("name_pictures", NAME, "argmax(1)", "argmax(0)", "not argmax(0)"),
+    ("name_pictures", NAME, "[labels[i] for i in best.tolist()]", "best", "look each index up"),
+    ("name_pictures", NAME, "for i in best", "for i in [1, 1, 0] or best", "20 random"),
+    ("recall_at_k", RECALL, "any(1)", "sum(1) / k", "divided by k"),
+    ("recall_at_k", RECALL, "mean()", "sum()", "divided by N"),
+    ("recall_at_k", RECALL, "gallery, k)\n    own", "gallery, 1)\n    own", "recall at 1"),
+    ("recall_at_k", RECALL, "(queries, gallery, k)\n ", "(gallery, queries, k)\n ", "swapped"),
+    ("recall_at_k", RECALL, ".mean().item()", "", "one number"),
+    ("or_none", NONE, ">=", "<", "turned round"),
+    ("or_none", NONE, "best >= threshold", "best > threshold", "equal to the threshold"),
+    ("or_none", NONE, "best >= threshold", "best >= -2", "changes nothing"),
+    ("or_none", NONE, "images @ texts.T", "(images @ texts.T).softmax(1)", "never says no"),
+    ("or_none", NONE, "torch.where(best >= threshold, index, -1)", "best >= threshold", "whole"),
+    ("like_this_but", BUT, "more - less", "less - more", "turned"),
+    ("like_this_but", BUT, "more - less", "more", "`less` is missing"),
+    ("like_this_but", BUT, "image + more", "image", "`more` is missing"),
+    ("like_this_but", BUT, "image + more - less", "image", "change nothing"),
+    ("like_this_but", BUT, "argmax", "argmin", "farthest"),
+    ("like_this_but", BUT, ".argmax().item()", "", "one index"),
+]
+
+
+@pytest.mark.parametrize("name, code, old, new, hint", WRONG)
+def test_wrong_answers_get_their_hint(name, code, old, new, hint):
+    assert mark(name, code)[0] == "✓"
+    assert old in code
+    symbol, message = mark(name, code.replace(old, new))
+    assert symbol == "✗"
+    assert hint in message
