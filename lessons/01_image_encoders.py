@@ -447,7 +447,7 @@ print("each row of shares sums to 1:", torch.allclose(shares.sum(1), torch.ones(
 
 # %%
 fig, ax = plots.figure(width=4.2, height=3.4)
-plots.heatmap(shares, ax, "", names, names, numbers=True)
+plots.heatmap(shares, ax, "", names, names, numbers="{:.2f}")
 ax.set(xlabel="is looked at", ylabel="looks", title="Ears look at ears")
 plots.show(fig, "Attention shares: the ears share theirs, the sky keeps its own")
 

@@ -16,7 +16,8 @@
 #
 # Lesson 01 made a vector out of a picture, lesson 02 made one out of a caption. They
 # have nothing to do with each other yet. **What must we ask of the two towers so that a
-# picture and its caption end up in the same place?**
+# picture and its caption end up in the same place?** CLIP, *contrastive language–image
+# pre-training* (Radford et al. 2021), is one answer.
 
 # %%
 import random
@@ -63,8 +64,8 @@ print("captions choose pictures:", similarity.argmax(0))
 #
 # A classifier learns one output for each class, and a new class needs a new output.
 # Metric learning drops the classes: it only says which two things belong together. The
-# triplet loss (Schroff et al. 2015, eq. 2) takes an anchor, something that belongs to
-# it and something that does not, and wants the second distance larger by a margin.
+# triplet loss (Schroff et al. 2015, sec. 3.1) takes an anchor, something that belongs
+# to it and something that does not, and wants the second distance larger by a margin.
 
 
 # %%
@@ -83,10 +84,15 @@ print(f"caption 0 with picture 2 as the wrong one: {hard:.2f}")
 # %% [markdown]
 # The first triplet teaches nothing: its loss is 0 already. Everything depends on who
 # picks the wrong ones. Dense passage retrieval (DPR, Karpukhin et al. 2020) has a
-# cheaper idea: in a batch of questions with their passages, **every other passage is a
-# wrong one**. One matrix product gives N·N comparisons for 2·N encodings, and a softmax
-# over each row turns them into a loss. DPR takes raw dot products and one direction,
-# question to passage, with one hard wrong passage added for each question (sec. 3.2).
+# cheaper idea, older than itself: in a batch of questions with their passages, **every
+# other passage is a wrong one**. One matrix product gives N·N comparisons for 2·N
+# encodings, and a softmax over each row turns them into a loss. DPR takes raw dot
+# products and one direction, question to passage, with one hard wrong passage added for
+# each question (sec. 3.2).
+#
+# The wrong ones are called *negatives*; a *hard* one looks right. With the softmax in
+# both directions this is CLIP's loss. The paper traces it back to the N-pair loss (Sohn
+# 2016), InfoNCE (van den Oord et al. 2018) and Zhang et al. 2020 (sec. 2.3).
 
 
 # %%
@@ -115,7 +121,7 @@ def l2_normalize(x):
 
 
 def cross_entropy(logits, labels, axis):
-    """Mean −log softmax along `axis`, at the right places: a number."""
+    """Mean −log softmax along `axis` at the diagonal; labels are 0 … n−1."""
     shifted = logits - logits.max(axis=axis, keepdims=True)  # exp cannot overflow
     log_chances = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return -log_chances[np.arange(len(labels)), labels].mean()
@@ -218,14 +224,14 @@ theirs = torch.autograd.grad(plain_loss(a, b, torch.tensor(10.0)), a)[0]
 print(f"same gradients: {torch.allclose(ours, theirs, atol=1e-7)}")
 
 # %% [markdown]
-# It is faster, because it takes one pass over each direction and builds no table of
-# right answers.
+# It is faster: `F.cross_entropy` writes a whole table of log-probabilities for each
+# direction, `logsumexp` keeps one number a row.
 
 
 # %%
 def fastest(loss, times=12):
     """The shortest of several forward and backward passes, in seconds."""
-    images = F.normalize(torch.randn(256, 256, generator=device.generator(0)), dim=1)
+    images = F.normalize(torch.randn(1024, 64, generator=device.generator(0)), dim=1)
     images.requires_grad_()
     took = []
     for _ in range(times):
@@ -241,11 +247,13 @@ print(f"faster than the usual formula: {faster}")
 # %% [markdown]
 # ## What each part is for
 #
-# **Unit vectors.** The loss only sees angles. Without this a tower could win by making
-# all its vectors longer, and rare things would have short vectors and never be chosen.
+# **Unit vectors.** Only angles count. Without this a tower could lower the loss by
+# making its vectors longer, and a long caption vector would win rows that are not its
+# own. *Break it* shows both.
 #
 # **A scale.** Cosines lie between −1 and 1. A softmax of such small numbers is nearly
-# flat: even a perfect matrix, 1 on the diagonal and −1 elsewhere, has a high loss.
+# flat: even 1 on the diagonal and −1 elsewhere, better than any real vectors can do,
+# has a high loss.
 
 
 # %%
@@ -260,12 +268,13 @@ for scale in (1, 14.3, 100):
 # %% [markdown]
 # With a scale of 1 the loss cannot fall below 4.25, whatever the towers learn. So the
 # scale is learnt: `logit_scale` holds its logarithm, which keeps it positive, and
-# starts at ln(1/0.07). It is often called the temperature; it is the log of the
-# *inverse* temperature. After each step it is clamped to at most ln 100 (sec. 2.5),
-# because a larger one made training unstable.
+# starts at ln(1/0.07). Dividing the cosines by a *temperature* is the same as
+# multiplying by its inverse, the scale; so `logit_scale`, often called the temperature,
+# is the log of the *inverse* temperature. After each step it is clamped to at most ln
+# 100 (sec. 2.5), because a larger one made training unstable.
 #
-# **Projections without bias.** A bias would move all vectors of one tower the same way.
-# The loss compares differences within a row, so little would be gained.
+# **Projections without bias.** The towers already have biases at or near their end, and
+# the matrix carries these over. One more would add little; CLIP has none.
 #
 # **Where does the loss start?** Often one reads "at ln N". Random unit vectors show
 # otherwise: at scale 14.3 some wrong pairs are already much too close.
@@ -282,7 +291,8 @@ print(f"constant vectors: {start:.2f}")
 # %% [markdown]
 # ## The model
 #
-# What goes in first: pictures of any size become 64×64 and are normalised.
+# What goes in first: pictures of any size become squares of `size` pixels and are
+# normalised, with CLIP's own mean and deviation, so that its weights fit later.
 
 # %% tags=["brick"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -365,7 +375,7 @@ class CLIP(nn.Module):
             [self.text_tower(ids[p, : int(ends[p[-1]]) + 1]) for p in parts]
         )
         vectors = F.normalize(self.text_projection(features).float(), dim=-1)
-        return vectors[order.argsort()]
+        return vectors[order.argsort()]  # back in the order given
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
@@ -407,8 +417,10 @@ class CLIP(nn.Module):
 # ## It learns
 #
 # Animals and food, with their labels and keywords in English; a small ResNet and a bag
-# of words: small enough to watch. Each step draws pictures of different concepts, so no
-# caption of a batch fits two pictures.
+# of words: small enough to watch. A *concept* is one thing, in whatever style it is
+# drawn. Each step draws pictures of different concepts, so no label occurs twice in a
+# batch. A caption made of keywords can still fit several pictures ("animal"): such
+# wrong answers are not quite wrong.
 
 # %%
 from utils.bricks.text_encoders import learn_merges
@@ -507,9 +519,10 @@ print(f"at least 8 of 12 pictures find their caption: {on_diagonal >= 8 / 12}")
 # %% [markdown]
 # ## What more of the same gives
 #
-# The shipped CLIP is the same class with the same loss: more layers, all of Emoji-4,
-# two languages, and half an hour instead of half a minute. Here are both on animals and
-# food that *neither* has seen.
+# The shipped CLIP is the same class with the same loss. It has other towers, a ViT and
+# a Transformer, and learnt from all training pictures of Emoji-4, in two languages, for
+# half an hour instead of half a minute. Here are both on animals and food that
+# *neither* has seen.
 
 # %%
 shipped = checkpoints.load("clip")
@@ -540,7 +553,9 @@ print(f"the shipped one finds at least half of 12: {shares[1] >= 0.5}")
 # Two numbers decide how hard the question is: how many captions a picture chooses
 # from, and how much a difference of cosines counts. A tiny CLIP on pictures of 16×16
 # trains in a second or so, and we can afford a small grid. First the ruler: the share
-# of pictures, one for each concept, that find their own caption among all.
+# of pictures, one for each concept, that find their own caption among all. These are
+# training pictures: the ruler shows how fast a CLIP learns, not how well it does on new
+# ones.
 
 # %%
 rows = [group[0] for group in pairs.concepts]
@@ -564,13 +579,14 @@ def tiny_run(size, steps, scale=None, loss=contrastive_loss, seed=0):
     text = {"tower": "bag_of_words", "width": 64}
     device.seed(seed)
     clip = CLIP(image, text, MERGES, dim=64).to(device.pick())
-    fixed = scale and torch.tensor(float(scale), device=device.pick())
+    fixed = None if scale is None else torch.tensor(scale, device=device.pick())
 
     def at(step):
         drawn = data.draw(pairs, size, random.Random(f"{seed}/{step}"))
         images = clip.encode_image(thumbs[drawn].to(device.pick()))
         texts = clip.encode_text([pairs.table["label_en"][i] for i in drawn])
-        return loss(images, texts, fixed or clip.logit_scale.exp())
+        free = clip.logit_scale.exp()
+        return loss(images, texts, free if fixed is None else fixed)
 
     optimizer = training.adamw(clip, 2e-3, weight_decay=0.1)
     for _ in training.run(optimizer, at, steps, after_step=clip.clamp_scale):
@@ -609,15 +625,16 @@ print(f"learnt is close to the best: {learnt > max(by_scale) - 0.1}")
 
 # %% [markdown]
 # A batch of 128 asks a harder question than one of 8, and each step teaches more. But
-# it also costs 16 times the pictures: with the same number of pictures, a middle size
-# wins here, because it takes more steps. CLIP's paper used 32,768 and shows no
-# comparison. And the scale finds a good place by itself.
+# it also costs 16 times the pictures. With 6,400 pictures in all, 128 is not the best:
+# it has only 50 steps to take. CLIP's paper used 32,768 and shows no comparison. A
+# learnt scale starts at 14.3 and does about as well as the best fixed one.
 
 # %% [markdown]
 # ## Play
 #
-# Name pictures by their labels, type captions, move the scale. **Predict first:** what
-# do the bars of one picture look like at scale 1, and at 100?
+# Name pictures by their labels, type captions, both separated by semicolons, and move
+# the scale. **Predict first:** what do the bars of one picture look like at scale 1,
+# and at 100?
 
 # %%
 SHELF = {pairs.table["label_en"][g[0]]: g[0] for g in pairs.concepts}
@@ -653,8 +670,9 @@ widgets.live(
 )
 
 # %% [markdown]
-# At scale 1 the bars are nearly equal, whatever the pictures; at 100 almost every row
-# is certain. The order never changes: the scale decides how sure, not which.
+# At scale 1 the bars differ little: among three captions, a cosine of 1 against two of
+# 0 gets only 58 %. At 100 a difference of 0.05 gives odds of 148 to 1. The order never
+# changes: the scale decides how sure, not which.
 
 # %%
 with torch.no_grad():
@@ -674,12 +692,13 @@ print(
 # %% [markdown]
 # ## Break it
 #
-# Three things that people really do, each with the tiny CLIP and the ruler from above.
+# Three mistakes that raise no error, each with the tiny CLIP and the ruler from above.
 #
-# **The temperature fixed too low**: a scale of 100 from the first step. **Shifted
-# targets**: the list of captions has lost its step by one, as after a careless filter.
-# **Soft targets**: a popular CLIP "from scratch" takes as its targets what the model
-# itself thinks alike, and turns them over for the second direction.
+# **The temperature fixed too low**, which is a scale too high: 100 from the first step.
+# **Shifted targets**: the captions are out of step with the pictures by one. **Soft
+# targets**: the targets are the model's own similarities, transposed for the second
+# direction, as in a much-copied CLIP from scratch (moein-shariatnia/OpenAI-CLIP,
+# `CLIP.py`, there without unit vectors).
 
 
 # %%
@@ -712,10 +731,10 @@ print(f"soft targets find fewer: {broken['soft targets'] < learnt - 0.05}")
 print(f"shifted targets find next to none: {broken['shifted targets'] < 0.05}")
 
 # %% [markdown]
-# None of them printed a warning, and the loss fell in each. Only the ruler shows it.
+# None of them raised an error or printed a warning. The ruler shows what went wrong.
 #
 # **No normalisation.** Take the toy from the top and make one caption four times as
-# long. **Predict first:** who chooses what?
+# long. **Predict first:** which caption does each picture choose?
 
 # %%
 longer = captions * np.array([[1.0], [1.0], [4.0]])
@@ -723,8 +742,8 @@ print("raw:", (pictures @ longer.T).argmax(1))
 print("unit vectors:", (pictures @ l2_normalize(longer).T).argmax(1))
 
 # %% [markdown]
-# All choose the long one. Training finds this way, too: without turning a single vector
-# the loss falls when all of them grow.
+# All pictures choose the long one. And without turning a single vector the raw loss
+# falls when all of them grow: length stands in for learning.
 
 # %%
 square = torch.eye(32)  # 32 pairs, each at a right angle to the others
@@ -737,9 +756,9 @@ for factor in (1, 2, 4):
 # ## Exercises
 #
 # > **Exercise 1 · Who finds whom** — difficulty 1 of 3, about 5 minutes. Why it
-# > matters: a loss is hard to read, a share is not. Write `pair_accuracy(logits)`: two
-# > numbers, the share of pictures (rows) and the share of captions (columns) whose
-# > largest entry is on the diagonal.
+# > matters: a loss is hard to read, a share is not. Write `pair_accuracy(logits)`.
+# > Return two floats: the share of pictures (rows), then the share of captions
+# > (columns), whose largest entry is on the diagonal.
 
 
 # %% tags=["exercise"]
@@ -809,8 +828,9 @@ exercises.check_hard_loss(hard_loss)
 
 # %% [markdown]
 # > **Exercise 3 · The gradient by hand** — difficulty 3 of 3, about 12 minutes. Why it
-# > matters: it shows what each pair is pushed by. Write `logit_gradient(logits)`: the
-# > derivative of the symmetric loss with respect to every logit, without autograd.
+# > matters: it shows how hard each pair is pulled or pushed. Write
+# > `logit_gradient(logits)`. Return (N, N): the derivative of the symmetric loss, a
+# > mean over N and over both directions, with respect to every logit, without autograd.
 
 
 # %% tags=["exercise"]
@@ -844,9 +864,9 @@ exercises.check_logit_gradient(logit_gradient)
 # %% [markdown]
 # ## The doors
 #
-# Other programs know CLIPs in the format of `transformers`. Four small functions
-# translate: names, config, merges, and a folder with all of it. Lesson 04 goes through
-# these doors.
+# Other programs know CLIPs in the format of `transformers`. The functions below
+# translate names, config, merges and a whole folder, in both directions. They are
+# bookkeeping: you can skip to the check after them. Lesson 04 goes through these doors.
 
 # %% tags=["brick"]
 # our name → transformers' name, by beginning
@@ -922,6 +942,27 @@ ARGUMENTS = {
 }
 
 
+VIT_B_32 = {
+    "vision_config": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "text_config": {
+        "hidden_size": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "intermediate_size": 2048,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+}
+
+
 def read_config(folder: Path) -> dict:
     """config.json of a folder, as our `image`, `text` and `dim` arguments."""
     try:
@@ -946,27 +987,6 @@ def read_config(folder: Path) -> dict:
         raise checkpoints.CheckpointError(
             f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
         ) from None
-
-
-VIT_B_32 = {
-    "vision_config": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "quick_gelu",
-        "image_size": 224,
-        "patch_size": 32,
-    },
-    "text_config": {
-        "hidden_size": 512,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "intermediate_size": 2048,
-        "hidden_act": "quick_gelu",
-        "max_position_embeddings": 77,
-    },
-}
 
 
 # %% tags=["brick"]
@@ -1152,22 +1172,24 @@ print(f"same loss: {torch.allclose(loss, theirs.loss, atol=1e-5)}")
 # to every logit and the loss stays.
 
 # %%
-first = contrastive_loss(images, images, torch.tensor(10.0))
-again = (10 * images @ images.T + 5).log_softmax(1).diagonal().neg().mean()
-both = (10 * images @ images.T).log_softmax(1).diagonal().neg().mean()
-print(f"the same after adding 5: {torch.allclose(again, both, atol=1e-4)}")
+logits = 10 * images @ images.T
+for name, table in (("as they are", logits), ("5 added to all", logits + 5)):
+    both = (table.logsumexp(1) + table.logsumexp(0)).mean() / 2
+    print(f"{name}: {both - table.diagonal().mean():.4f}")
 
 # %% [markdown]
 # **"`t` is the temperature, and `axis=0` is the loss of the pictures."** `t` is the log
 # of the inverse temperature. In the figure of the paper rows are pictures, so a softmax
-# along axis 0 normalises over pictures: it is the captions that choose. The sum of the
-# two is the same either way, which is why the names get swapped so often.
+# along axis 0 normalises over pictures: it is the captions that choose. PyTorch's
+# `F.cross_entropy` has no `axis`: the second call takes the transpose. The sum of the
+# two is the same either way, so a swap goes unnoticed.
 #
 # **"Cosine or dot product, it makes no difference."** CLIP normalises and multiplies by
 # a learnt scale. DPR takes raw dot products. The cell on lengths above shows what raw
 # products allow.
 #
-# **"DPR's positives are answers."** They are passages that hold the answer.
+# **"DPR's positives are answers."** They are passages that hold the answer; one hard
+# negative a question is added.
 #
 # **"The pseudo-code ends with the update of the weights."** It ends with the loss. `T`
 # is a minibatch of aligned *texts*, as `I` is one of pictures.
@@ -1177,17 +1199,18 @@ print(f"the same after adding 5: {torch.allclose(again, both, atol=1e-4)}")
 # **"400 million pictures, found by `alt` and `title` through a search engine."** 400
 # million *pairs* from publicly available sources that the paper does not name. Texts
 # were kept if they held one of 500,000 queries, up to 20,000 pairs each; the text is
-# the caption, the query is only a filter. The queries come from English Wikipedia:
-# words that occur at least 100 times, bigrams, article titles, and WordNet (sec. 2.2).
+# the caption, the query is only a filter. The queries are words that occur at least 100
+# times in English Wikipedia, word pairs that often go together, titles of much-read
+# articles, and WordNet synsets, that is sets of synonyms (sec. 2.2).
 #
 # ## Differs from the paper
 #
 # | | OpenAI's CLIP | here | why |
 # |---|---|---|---|
 # | batch | 32,768 | 128 live, 256 shipped | a laptop |
-# | batch contents | as they come | one picture of each concept | few concepts |
-# | initial weights | depth-scaled in the text tower | the same | – |
-# | clamp of the scale | at most 100 | between 1 and 100 | it never falls to 1 |
+# | batch contents | as they come | concepts all different | few concepts |
+# | towers | ViT or ResNet, Transformer | live: small ResNet, bag of words | speed |
+# | clamp of the scale | at most 100 | between 1 and 100 | as open_clip does |
 # | picture size | 224 | 32 live, 64 shipped | emoji are simple |
 #
 # ## Where this goes next

@@ -14,6 +14,8 @@ from utils.data import ROOT
 PHOTOS = ROOT / "assets" / "photos"
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
+# Others are refused: some of PIL's readers start a program to draw what they are given.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 
 
 class PictureError(ValueError):
@@ -31,27 +33,29 @@ def read(source, name: str = "") -> Tensor:
             shape = f"{source.dtype} array of shape {source.shape}"
             raise PictureError(f"A picture array is uint8 (H, W, 3); this is a {shape}.")
         return to_tensor(Image.fromarray(source))
-    if isinstance(source, Image.Image):
-        return to_tensor(source)
+    name = short(name)
     if isinstance(source, str | Path):
         path = Path(source)
-        name = name or path.name
+        name = name or short(path.name)
         try:
-            source = path.read_bytes()
-        except OSError as error:
-            cause = error.strerror or "it cannot be read"
+            with open(path, "rb") as file:
+                source = file.read(MAX_BYTES + 1)  # no more, for some files have no end
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or "it cannot be read"
             raise PictureError(f"{name}: {cause}; check the path.") from None
     name = name or "The picture"
-    data = bytes(source)
-    if not data:
-        raise PictureError(f"{name} is empty (0 bytes); choose another file.")
-    if len(data) > MAX_BYTES:
-        size = f"{len(data) / 1e6:.0f} MB"
-        raise PictureError(f"{name} has {size}, more than the 50 MB allowed; make it smaller.")
+    if not isinstance(source, Image.Image):
+        source = bytes(source)
+        if not source:
+            raise PictureError(f"{name} is empty (0 bytes); choose another file.")
+        if len(source) > MAX_BYTES:
+            raise PictureError(f"{name} has more than the 50 MB allowed; make it smaller.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a size that PIL warns about is refused below
-            picture = Image.open(io.BytesIO(data))
+            picture = source
+            if isinstance(source, bytes):
+                picture = Image.open(io.BytesIO(source), formats=FORMATS)
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 size = f"{width}×{height} pixels"
@@ -68,6 +72,12 @@ def read(source, name: str = "") -> Tensor:
         ) from None
     except Exception:  # decoders raise many kinds of error on broken files
         raise PictureError(f"{name} is damaged or cut short; save it again.") from None
+
+
+def short(name: str) -> str:
+    """A file's name on one line, with its end, cut in the middle when it is long."""
+    name = "".join(letter if letter.isprintable() else "�" for letter in name)
+    return name if len(name) <= 60 else f"{name[:40]}…{name[-15:]}"
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -89,7 +99,7 @@ def to_tensor(picture: Image.Image) -> Tensor:
 def to_pil(picture: Tensor) -> Image.Image:
     """(3, H, W) float in [0, 1], or uint8 → PIL."""
     if picture.dtype != torch.uint8:
-        picture = (picture.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+        picture = picture.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8)
     return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
 
 

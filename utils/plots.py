@@ -96,8 +96,11 @@ def _corner(i, columns, step_x, step_y, gap, top):
     return gap + (i % columns) * step_x, top + gap + (i // columns) * step_y
 
 
-def heatmap(matrix: Tensor, ax, title="", rows=None, columns=None, limit=None, numbers=False):
-    """A matrix on `ax`: purple is high, orange is low, white is zero."""
+def heatmap(matrix: Tensor, ax, title="", rows=None, columns=None, limit=None, numbers=""):
+    """A matrix on `ax`: purple is high, orange is low, white is zero.
+
+    numbers: how to write each value into its cell, e.g. "{:.2f}".
+    """
     values = matrix.detach().float().cpu()
     limit = limit or values.abs().max().item() or 1.0
     ax.imshow(values, cmap=CMAP, vmin=-limit, vmax=limit, interpolation="nearest")
@@ -109,7 +112,7 @@ def heatmap(matrix: Tensor, ax, title="", rows=None, columns=None, limit=None, n
         for i in range(values.shape[0]):
             for j in range(values.shape[1]):
                 colour = "white" if abs(values[i, j]) > 0.7 * limit else "black"
-                ax.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color=colour)
+                ax.text(j, i, numbers.format(values[i, j]), ha="center", va="center", color=colour)
 
 
 def curve(ax, values, label: str = "", colour: str = "shared", smooth: int = 1) -> None:

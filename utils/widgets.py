@@ -17,6 +17,7 @@ from torch import Tensor
 from utils import pictures, plots
 
 MAX_TEXT = 500
+MAX_SENTENCE = 280
 
 
 def slider(label: str, value, low, high, step=None):
@@ -114,7 +115,7 @@ def prompts(value: str, most: int = 100) -> list[str]:
         raise ValueError(f"{len(lines)} prompts are more than the {most} shown; delete some.")
     long = next((line for line in lines if len(line) > MAX_TEXT), None)
     if long:
-        raise ValueError(f"A prompt has {len(long)} characters; at most {MAX_TEXT} are read.")
+        raise ValueError(f"A prompt has {len(long)} characters; shorten it to {MAX_TEXT}.")
     return lines
 
 
@@ -152,6 +153,7 @@ def show(widget, about: str) -> None:
 def sentence(error: Exception) -> str:
     """An error as one line for a person."""
     first = (str(error).strip().splitlines() or [""])[0]
+    first = first if len(first) <= MAX_SENTENCE else first[: MAX_SENTENCE - 1] + "…"
     return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
 
 

@@ -114,7 +114,7 @@ class CLIP(nn.Module):
             [self.text_tower(ids[p, : int(ends[p[-1]]) + 1]) for p in parts]
         )
         vectors = F.normalize(self.text_projection(features).float(), dim=-1)
-        return vectors[order.argsort()]
+        return vectors[order.argsort()]  # back in the order given
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
@@ -224,6 +224,27 @@ ARGUMENTS = {
 }
 
 
+VIT_B_32 = {
+    "vision_config": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "text_config": {
+        "hidden_size": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "intermediate_size": 2048,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+}
+
+
 def read_config(folder: Path) -> dict:
     """config.json of a folder, as our `image`, `text` and `dim` arguments."""
     try:
@@ -248,27 +269,6 @@ def read_config(folder: Path) -> dict:
         raise checkpoints.CheckpointError(
             f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
         ) from None
-
-
-VIT_B_32 = {
-    "vision_config": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "quick_gelu",
-        "image_size": 224,
-        "patch_size": 32,
-    },
-    "text_config": {
-        "hidden_size": 512,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "intermediate_size": 2048,
-        "hidden_act": "quick_gelu",
-        "max_position_embeddings": 77,
-    },
-}
 
 
 def read_merges(folder: Path) -> list:

@@ -29,19 +29,21 @@ TEMPLATES = {
 def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> Tensor:
     """One unit vector per label, the mean of its prompts: (C, d).
 
-    Each prompt is normalised, the mean is normalised again: without that a label whose
-    prompts disagree would lose every contest. Radford et al. 2021, sec. 3.1.4.
+    Each prompt is normalised, the mean is normalised again: a label whose prompts
+    disagree would have a shorter vector and lose for that. Radford et al. 2021,
+    sec. 3.1.4; openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
+    if not labels:
+        raise ValueError("there are no labels; give at least one, e.g. ['cat', 'dog']")
     bad = next((t for t in templates if t.count("{}") != 1), None)
     if bad is not None or not templates:
         raise ValueError(
             f"a template has exactly one {{}} for the label; this one is {bad!r}"
         )
-    prompts = [template.format(label) for template in templates for label in labels]
-    vectors = clip.encode_text(prompts).view(
-        len(templates), len(labels), -1
-    )  # (T, C, d)
-    return F.normalize(vectors.mean(0), dim=-1)
+    # a label may hold braces itself, so it is put in by replacing, not by formatting
+    prompts = [t.replace("{}", label) for t in templates for label in labels]
+    vectors = clip.encode_text(prompts).view(len(templates), len(labels), -1)
+    return F.normalize(vectors.mean(0), dim=-1)  # (T, C, d) → (C, d)
 
 
 @torch.no_grad()
@@ -75,14 +77,6 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     return (best == targets.unsqueeze(-1)).any(-1).float().mean().item()
 
 
-def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
-    """Indices (Q, k) of the gallery vectors closest to each query, best first.
-
-    query: (Q, d); gallery: (N, d), unit vectors both. Works in either direction.
-    """
-    return (query @ gallery.T).topk(min(k, len(gallery)), -1).indices
-
-
 def nearest_neighbours(
     query: Tensor, features: Tensor, labels: Tensor, classes: int, k: int = 5
 ) -> Tensor:
@@ -107,9 +101,8 @@ def linear_probe(
     features: (N, d); labels: (N,) int64. Full batch, L-BFGS, L2 on the weights.
     Radford et al. 2021, sec. 3.2.
     """
-    inputs = F.pad(
-        features.detach(), (0, 1), value=1.0
-    )  # a column of ones for the bias
+    # a column of ones for the bias
+    inputs = F.pad(features.detach(), (0, 1), value=1.0)
     weights = inputs.new_zeros(classes, inputs.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weights], max_iter=steps, line_search_fn="strong_wolfe"
@@ -129,3 +122,11 @@ def linear_probe(
 def probe_scores(features: Tensor, weights: Tensor) -> Tensor:
     """Scores (N, classes) of a linear probe for features (N, d)."""
     return features @ weights[:, :-1].T + weights[:, -1]
+
+
+def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
+    """Indices (Q, k) of the gallery vectors closest to each query, best first.
+
+    query: (Q, d); gallery: (N, d), unit vectors both. Works in either direction.
+    """
+    return (query @ gallery.T).topk(min(k, len(gallery)), -1).indices
