@@ -146,9 +146,9 @@ naive = paper_loss(*features, *matrices, np.log(1 / 0.07))
 print(f"five random pairs: {naive:.4f}")
 
 # %% [markdown]
-# ## The brick
+# ## The same in torch
 #
-# First what the brick needs: our two towers, torch, and plumbing.
+# First what we need: our two towers, torch, and plumbing.
 
 # %% tags=["brick"]
 import json
@@ -173,18 +173,9 @@ from utils.bricks.text_encoders import (
 # diagonal's entry. So the matrix is made once, and no table of probabilities is kept.
 
 
-# %% tags=["brick"]
+# %%
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
-
-    images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar, the
-    mean of two cross-entropies, by row and by column. Radford et al. 2021, fig. 3.
-    """
-    if images.shape != texts.shape:
-        shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
-        raise ValueError(
-            f"images and texts come in pairs, but their shapes are {shapes}"
-        )
+    """images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar."""
     # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
     with torch.autocast(images.device.type, enabled=False):
         logits = scale * images.float() @ texts.float().T  # (N, N)
@@ -201,7 +192,7 @@ images = torch.tensor(l2_normalize(features[0] @ matrices[0]))
 texts = torch.tensor(l2_normalize(features[1] @ matrices[1]))
 scale = torch.tensor(1 / 0.07, dtype=torch.float64)
 brick = contrastive_loss(images, texts, scale)
-print(f"brick: {brick:.4f}, naive: {naive:.4f}")
+print(f"torch: {brick:.4f}, naive: {naive:.4f}")
 assert abs(brick.item() - naive) < 1e-5
 
 # %% [markdown]
@@ -222,27 +213,6 @@ b = F.normalize(torch.randn(64, 32, generator=generator), dim=1)
 ours = torch.autograd.grad(contrastive_loss(a, b, torch.tensor(10.0)), a)[0]
 theirs = torch.autograd.grad(plain_loss(a, b, torch.tensor(10.0)), a)[0]
 print(f"same gradients: {torch.allclose(ours, theirs, atol=1e-7)}")
-
-# %% [markdown]
-# It is faster: `F.cross_entropy` writes a whole table of log-probabilities for each
-# direction, `logsumexp` keeps one number a row.
-
-
-# %%
-def fastest(loss, times=12):
-    """The shortest of several forward and backward passes, in seconds."""
-    images = F.normalize(torch.randn(1024, 64, generator=device.generator(0)), dim=1)
-    images.requires_grad_()
-    took = []
-    for _ in range(times):
-        start = time.perf_counter()
-        loss(images, images.detach(), torch.tensor(10.0)).backward()
-        took.append(time.perf_counter() - start)
-    return min(took)
-
-
-faster = fastest(contrastive_loss) < fastest(plain_loss)
-print(f"faster than the usual formula: {faster}")
 
 # %% [markdown]
 # ## What each part is for
@@ -860,6 +830,89 @@ exercises.check_logit_gradient(logit_gradient)
 # ```
 #
 # </details>
+
+# %% [markdown]
+# ## The loss, in less memory
+#
+# Exercise 3 found the gradient in closed form. Autograd does not know it, and keeps
+# several (N, N) matrices for the way back. Written by hand, one is enough: it is
+# visited 512 rows at a time. This is the loss that later lessons import.
+
+
+# %% tags=["brick"]
+class PairLoss(torch.autograd.Function):
+    """The symmetric loss of pairs with its gradient by hand; keeps one (N, N) matrix.
+
+    ∂L/∂logits = (softmax of rows + softmax of columns − 2 on the diagonal) / 2N.
+    """
+
+    @staticmethod
+    def forward(ctx, images, texts, scale):
+        logits = scale * images @ texts.T  # (N, N)
+        rows = torch.cat([part.logsumexp(1) for part in logits.split(512)])
+        columns = torch.cat([part.logsumexp(0) for part in logits.split(512, 1)])
+        ctx.save_for_backward(images, texts, scale, logits, rows, columns)
+        # cross-entropy is logsumexp − the right logit; the diagonal is right
+        return (rows + columns).mean() / 2 - logits.diagonal().mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        images, texts, scale, logits, rows, columns = ctx.saved_tensors
+        to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
+        for start in range(0, len(images), 512):
+            part = slice(start, start + 512)
+            slope = (logits[part] - rows[part, None]).exp_()  # (512, N)
+            slope += (logits[part] - columns).exp_()
+            slope.diagonal(start).sub_(2)
+            to_images[part] = slope @ texts
+            to_texts.addmm_(slope.T, images[part])
+        share = grad / (2 * len(images))
+        to_scale = share * (to_images * images).sum()
+        return to_images.mul_(share * scale), to_texts.mul_(share * scale), to_scale
+
+
+# %% tags=["brick"]
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
+
+    images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar, the
+    mean of two cross-entropies, by row and by column. Radford et al. 2021, fig. 3.
+    """
+    if images.shape != texts.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
+        raise ValueError(
+            f"images and texts come in pairs, but their shapes are {shapes}"
+        )
+    # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
+    with torch.autocast(images.device.type, enabled=False):
+        return PairLoss.apply(images.float(), texts.float(), scale)
+
+
+# %%
+a = F.normalize(torch.randn(600, 32, generator=device.generator(0)), dim=1)
+b = F.normalize(torch.randn(600, 32, generator=device.generator(1)), dim=1)
+inputs = [x.requires_grad_() for x in (a, b, torch.tensor(10.0))]
+ours = torch.autograd.grad(contrastive_loss(*inputs), inputs)
+theirs = torch.autograd.grad(plain_loss(*inputs), inputs)
+same = [torch.allclose(x, y, atol=1e-6) for x, y in zip(ours, theirs, strict=True)]
+print(f"same gradients for pictures, texts and scale: {all(same)}")
+
+
+# %%
+def fastest(loss, times=12):
+    """The shortest of several forward and backward passes, in seconds."""
+    images = F.normalize(torch.randn(1024, 64, generator=device.generator(0)), dim=1)
+    images.requires_grad_()
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        loss(images, images.detach(), torch.tensor(10.0)).backward()
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+faster = fastest(contrastive_loss) < fastest(plain_loss)
+print(f"faster than the usual formula: {faster}")
 
 # %% [markdown]
 # ## The doors

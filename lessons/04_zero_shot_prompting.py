@@ -245,9 +245,8 @@ picked = torch.arange(len(unseen))[7::37][:16]
 named = [CLASSES[i] for i in scores[picked].argmax(1)]
 right = [CLASSES[i] for i in targets[picked]]
 captions = [("✓ " if a == b else "✗ ") + a for a, b in zip(named, right, strict=True)]
-plots.grid(
-    unseen.pictures[picked], captions, alt="Unseen pictures with the name given to each"
-)
+alt = "Unseen pictures with the name given to each"
+plots.grid(unseen.pictures[picked], captions, alt=alt, size=72)
 print(f"names given: {len(named)}")
 
 # %% [markdown]
@@ -532,7 +531,7 @@ queries = ["something to drink", "I am tired", "水果"]
 best = retrieve(clip.encode_text(queries).cpu(), gallery, k=8)
 for query, row in zip(queries, best, strict=True):
     print(query)
-    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}")
+    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}", size=72)
 
 # %% [markdown]
 # Both directions: from a name to its picture, and from a picture to its name. Recall at
@@ -781,7 +780,7 @@ seen = seen * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 labels = ["cat", "dog", "hot beverage"]
 best = classify(clip, seen, labels).argmax(1).tolist()
 captions = [f"{name}: {labels[i]}" for name, i in zip(shown, best, strict=True)]
-plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=128)
+plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=96)
 print(f"the two drawings are right: {best[2:] == [0, 1]}")
 
 # %% [markdown]

@@ -49,8 +49,8 @@ def text(label: str, value: str, lines: int = 1):
 
 
 def choice(label: str, options, value=None):
-    """A drop-down list; options are names or (name, value) pairs."""
-    options = list(options)
+    """A drop-down list; options are names or (name, value) pairs, or some of each."""
+    options = [o if isinstance(o, tuple) else (str(o), o) for o in options]
     field = ipywidgets.Dropdown(options=options, description=label, layout={"width": "24em"})
     field.style.description_width = "initial"
     if value is not None:

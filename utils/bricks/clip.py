@@ -20,26 +20,6 @@ from utils.bricks.text_encoders import (
     end_positions,
 )
 
-
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
-
-    images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar, the
-    mean of two cross-entropies, by row and by column. Radford et al. 2021, fig. 3.
-    """
-    if images.shape != texts.shape:
-        shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
-        raise ValueError(
-            f"images and texts come in pairs, but their shapes are {shapes}"
-        )
-    # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
-    with torch.autocast(images.device.type, enabled=False):
-        logits = scale * images.float() @ texts.float().T  # (N, N)
-        # cross-entropy is logsumexp − the right logit; the diagonal is right
-        rows, columns = logits.logsumexp(1), logits.logsumexp(0)
-        return (rows + columns).mean() / 2 - logits.diagonal().mean()
-
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -150,6 +130,53 @@ class CLIP(nn.Module):
         Raises ValueError for towers that transformers has no counterpart of.
         """
         write_pretrained(self, Path(folder))
+
+
+class PairLoss(torch.autograd.Function):
+    """The symmetric loss of pairs with its gradient by hand; keeps one (N, N) matrix.
+
+    ∂L/∂logits = (softmax of rows + softmax of columns − 2 on the diagonal) / 2N.
+    """
+
+    @staticmethod
+    def forward(ctx, images, texts, scale):
+        logits = scale * images @ texts.T  # (N, N)
+        rows = torch.cat([part.logsumexp(1) for part in logits.split(512)])
+        columns = torch.cat([part.logsumexp(0) for part in logits.split(512, 1)])
+        ctx.save_for_backward(images, texts, scale, logits, rows, columns)
+        # cross-entropy is logsumexp − the right logit; the diagonal is right
+        return (rows + columns).mean() / 2 - logits.diagonal().mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        images, texts, scale, logits, rows, columns = ctx.saved_tensors
+        to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
+        for start in range(0, len(images), 512):
+            part = slice(start, start + 512)
+            slope = (logits[part] - rows[part, None]).exp_()  # (512, N)
+            slope += (logits[part] - columns).exp_()
+            slope.diagonal(start).sub_(2)
+            to_images[part] = slope @ texts
+            to_texts.addmm_(slope.T, images[part])
+        share = grad / (2 * len(images))
+        to_scale = share * (to_images * images).sum()
+        return to_images.mul_(share * scale), to_texts.mul_(share * scale), to_scale
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
+
+    images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar, the
+    mean of two cross-entropies, by row and by column. Radford et al. 2021, fig. 3.
+    """
+    if images.shape != texts.shape:
+        shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
+        raise ValueError(
+            f"images and texts come in pairs, but their shapes are {shapes}"
+        )
+    # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
+    with torch.autocast(images.device.type, enabled=False):
+        return PairLoss.apply(images.float(), texts.float(), scale)
 
 
 # our name → transformers' name, by beginning
