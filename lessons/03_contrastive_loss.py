@@ -275,7 +275,8 @@ def preprocess(pictures: Tensor, size: int) -> Tensor:
     (B, 3, H, W) in [0, 1] → (B, 3, size, size): bicubic resize of the shorter side,
     centre crop, CLIP's mean and deviation. Raises ValueError for another shape.
     """
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+    fits = pictures.ndim == 4 and pictures.shape[1] == 3 and 0 not in pictures.shape
+    if not fits or not pictures.is_floating_point():
         seen = f"{pictures.dtype} {tuple(pictures.shape)}"
         raise ValueError(f"pictures are float (B, 3, H, W) in [0, 1]; these are {seen}")
     height, width = pictures.shape[2:]
@@ -1036,7 +1037,7 @@ def read_config(folder: Path) -> dict:
             "text": {"tower": "transformer", **words},
             "dim": config.get("projection_dim", 512),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise checkpoints.CheckpointError(
             f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
         ) from None
@@ -1069,14 +1070,31 @@ def read_pretrained(kind: type, folder: Path):
     if pickled and not weights.exists():
         weights = pickled[0]  # refused by name
     theirs, _ = checkpoints.read(weights)
-    clip = kind(merges=merges, **config)
+    try:
+        clip = kind(merges=merges, **config)
+    except Exception:  # a wrong number can fail anywhere in a model
+        raise checkpoints.CheckpointError(
+            f"config.json in {folder.name}/ describes no CLIP; fetch it again."
+        ) from None
     try:
         state = from_transformers(theirs, list(clip.state_dict()))
     except KeyError as missing:
         raise checkpoints.CheckpointError(
-            f"{weights.name} lacks {missing}; config.json describes another model."
+            f"{weights.name} lacks {missing}; use the config.json that belongs to it."
+        ) from None
+    except RuntimeError:
+        raise checkpoints.CheckpointError(
+            f"{weights.name} holds parts that do not fit together; fetch it again."
         ) from None
     checkpoints.fill(clip, state, weights.name)
+    # old files hold position_ids, which no model needs
+    extra = theirs.keys() - to_transformers(state)
+    left = sorted(name for name in extra if "position_ids" not in name)
+    if left:
+        raise checkpoints.CheckpointError(
+            f"{weights.name} has {left[0]!r}, which config.json does not describe; "
+            "use the config.json that belongs to it."
+        )
     return clip
 
 
@@ -1165,13 +1183,13 @@ def write_pretrained(clip: CLIP, folder: Path) -> None:
         "vocab.json": json.dumps(words.ids, ensure_ascii=False),
         "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, words.merges)]),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_text(content + "\n", encoding="utf-8")
     state = {k: v.detach().cpu() for k, v in clip.state_dict().items()}
+    # first what can fail for want of space
     checkpoints.write(
         to_transformers(state), folder / "model.safetensors", {"format": "pt"}
     )
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
 
 
 # %% [markdown]

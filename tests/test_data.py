@@ -149,7 +149,7 @@ def test_augmented_pictures_stay_pictures():
 
 def test_a_white_page_stays_nearly_white():
     pages = augment(torch.ones(200, 3, 64, 64), devices.generator(3))
-    assert pages.min() > 0.89  # brightness takes up to 0.1
+    assert pages.min() > 0.84  # brightness takes up to 0.15
     torch.testing.assert_close(pages.amax((2, 3)), pages.amin((2, 3)))  # no edge, no black corner
 
 

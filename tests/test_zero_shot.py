@@ -42,7 +42,7 @@ def test_a_label_may_hold_braces(clip):
 @pytest.mark.parametrize(
     "labels, templates, cause",
     [
-        ([], ["{}"], "there are no labels"),
+        ([], ["{}"], "labels are a list of names"),
         (["cat"], [], "a template has exactly one {}"),
         (["cat"], ["{}", "a cat"], "this one is 'a cat'"),
         (["cat"], ["{} {}"], "this one is '{} {}'"),

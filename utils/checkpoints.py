@@ -3,6 +3,7 @@
 No pickle is read or written anywhere.
 """
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -36,15 +37,26 @@ def sha256(path: Path) -> str:
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically: a kill leaves the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a safetensors file atomically: a kill leaves the old file or the new.
+
+    Raises CheckpointError, and leaves the old file, when the disk does not take it.
+    """
     temporary = path.with_name(path.name + ".tmp")
     # cloned, because tensors that share memory are refused
     tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, temporary, metadata=metadata)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata=metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cause = getattr(error, "strerror", None) or "the disk refuses it"
+        raise CheckpointError(
+            f"{path.name} cannot be written ({cause}); make room or choose another folder."
+        ) from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -55,7 +67,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path.name} is pickled, and unpickling can run any code; "
             "use the model's .safetensors file."
         )
-    if not path.exists():
+    if not path.is_file():
         raise CheckpointError(f"{path.name} is missing in {path.parent.name}/; restore the file.")
     try:
         with safe_open(path, "pt") as file:
@@ -70,15 +82,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def fill(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
     """Load tensors into a model, or say in one sentence which one does not fit."""
     wanted = model.state_dict()
+    remedy = "use the weights that belong to this model"
     for key in wanted:
         if key not in tensors:
-            raise CheckpointError(f"{name} lacks {key!r}; it belongs to another model.")
+            raise CheckpointError(f"{name} lacks {key!r}; {remedy}.")
     for key, value in tensors.items():
         if key not in wanted:
-            raise CheckpointError(f"{name} has an unknown {key!r}; it belongs to another model.")
+            raise CheckpointError(f"{name} has an unknown {key!r}; {remedy}.")
         if value.shape != wanted[key].shape:
             seen, need = tuple(value.shape), tuple(wanted[key].shape)
-            raise CheckpointError(f"{name}: {key} has shape {seen}, the model needs {need}.")
+            raise CheckpointError(
+                f"{name}: {key} has shape {seen}, the model needs {need}; {remedy}."
+            )
+        if value.is_floating_point() != wanted[key].is_floating_point():
+            raise CheckpointError(f"{name}: {key} holds {value.dtype}; {remedy}.")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{name}: {key} holds what is no number; {remedy}.")
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in tensors.items()})
 
 
@@ -100,11 +119,14 @@ def card(name: str, folder: Path = FOLDER) -> dict:
     """The JSON card of a checkpoint. Raises CheckpointError."""
     remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
     try:
-        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    except OSError:
         raise CheckpointError(f"The card {name}.json is missing; {remedy}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"The card {name}.json is not JSON; {remedy}.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"The card {name}.json is not an object; {remedy}.")
+    return found
 
 
 def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -> nn.Module:
@@ -114,7 +136,7 @@ def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -
     path = folder / f"{name}.safetensors"
     expected = card(name, folder).get("sha256")
     remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
-    if not path.exists():
+    if not path.is_file():
         raise CheckpointError(f"{path.name} is missing; {remedy}.")
     found = sha256(path)
     if found != expected:
@@ -124,6 +146,10 @@ def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -
         )
     tensors, metadata = read(path)
     module, _, kind = MODELS[name].partition(":")
-    model = getattr(importlib.import_module(module), kind)(**json.loads(metadata["config"]))
+    kind = getattr(importlib.import_module(module), kind)
+    try:
+        model = kind(**json.loads(metadata["config"]))
+    except Exception:  # a wrong argument can fail anywhere in a model
+        raise CheckpointError(f"{path.name} describes no {kind.__name__}; {remedy}.") from None
     fill(model, tensors, path.name)
     return model.eval().to(device or devices.pick())

@@ -144,11 +144,16 @@ def load_emoji(split: str = "train") -> Pairs:
     import pyarrow.parquet as parquet
     from datasets import Dataset
 
-    rows = Dataset(parquet.read_table(path)).with_format("arrow")[:]
-    table = {name: rows.column(name).to_pylist() for name in rows.column_names}
-    with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(_decode, (image["bytes"] for image in table.pop("image"))))
-    pictures = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+    try:
+        rows = Dataset(parquet.read_table(path)).with_format("arrow")[:]
+        table = {name: rows.column(name).to_pylist() for name in rows.column_names}
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(_decode, (image["bytes"] for image in table.pop("image"))))
+        pictures = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+    except (OSError, ValueError, KeyError):  # Arrow's and PIL's errors are among them
+        raise ValueError(
+            f"{path.name} is damaged; restore assets/emoji from the repository."
+        ) from None
     return Pairs(pictures, table)
 
 

@@ -1,12 +1,14 @@
 """Model folders from the Hugging Face hub: from disk when cached, else fetched, else a reason."""
 
 import os
+import re
 from pathlib import Path
 
 from utils.checkpoints import PICKLED, CheckpointError
 
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 SECONDS = 5
+NAME = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def folder(source) -> Path:
@@ -15,16 +17,16 @@ def folder(source) -> Path:
     Raises CheckpointError in one sentence when neither the disk nor the hub has it.
     """
     source = str(source)
-    if Path(source).is_dir():
+    if source and "\0" not in source and os.path.isdir(source):
         return Path(source)
-    if Path(source).suffix in PICKLED:
+    if NAME.fullmatch(source) and Path(source).suffix in PICKLED:
         raise CheckpointError(
             f"{source} is pickled, and unpickling can run any code; "
             "give a folder with model.safetensors."
         )
-    if source.count("/") != 1 or source.startswith((".", "/")) or source.endswith("/"):
+    if not NAME.fullmatch(source) or source.endswith(".git"):
         raise CheckpointError(
-            f"{source!r} is neither a folder on disk nor a hub name like "
+            f"{source!a:.80} is neither a folder on disk nor a hub name like "
             "openai/clip-vit-base-patch32; check the spelling."
         )
     from huggingface_hub import try_to_load_from_cache

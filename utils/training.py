@@ -117,6 +117,9 @@ def run(
             group["lr"] = peak * cosine(step, steps, warmup)
         with devices.half_precision(device):
             value = loss(step)
+        number = value.item()
+        if not math.isfinite(number):
+            raise ValueError(f"The loss is {number} at step {step}; lower the learning rate.")
         optimizer.zero_grad()
         value.backward()
         if before_step:
@@ -126,9 +129,6 @@ def run(
             group["lr"] = peak
         if after_step:
             after_step()
-        number = value.item()
-        if not math.isfinite(number):
-            raise ValueError(f"The loss is {number} at step {step}; lower the learning rate.")
         yield step, number
 
 

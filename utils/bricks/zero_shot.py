@@ -25,6 +25,11 @@ TEMPLATES = {
 }
 
 
+def is_text(value) -> bool:
+    """Whether this is a string that says something."""
+    return isinstance(value, str) and bool(value.strip())
+
+
 @torch.no_grad()
 def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> Tensor:
     """One unit vector per label, the mean of its prompts: (C, d).
@@ -33,12 +38,13 @@ def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> T
     disagree would have a shorter vector and lose for that. Radford et al. 2021,
     sec. 3.1.4; openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
-    if not labels:
-        raise ValueError("there are no labels; give at least one, e.g. ['cat', 'dog']")
-    bad = next((t for t in templates if t.count("{}") != 1), None)
-    if bad is not None or not templates:
+    if not labels or isinstance(labels, str) or not all(map(is_text, labels)):
+        raise ValueError("labels are a list of names, e.g. ['cat', 'dog']")
+    templates = [templates] if isinstance(templates, str) else list(templates or [""])
+    bad = [t for t in templates if not is_text(t) or t.count("{}") != 1]
+    if bad:
         raise ValueError(
-            f"a template has exactly one {{}} for the label; this one is {bad!r}"
+            f"a template has exactly one {{}} for the label; this one is {bad[0]!r:.60}"
         )
     # a label may hold braces itself, so it is put in by replacing, not by formatting
     prompts = [t.replace("{}", label) for t in templates for label in labels]

@@ -1,0 +1,268 @@
+"""The benchmarks: fair turns, right medians, no race between unequal results, a whole page."""
+
+import re
+
+import pytest
+import torch
+from test_clip import MERGES, TEXT, VIT, toy_pairs
+
+from benchmarks import clip, loss, report
+from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
+from utils import pretrain
+from utils.bricks.clip import CLIP, contrastive_loss
+
+CPU = torch.device("cpu")
+PAGE = report.Path(report.__file__).with_name("README.md")
+
+
+class Clock:
+    """A clock that only runs tick: run(name) takes the next of that name's durations."""
+
+    def __init__(self, **durations):
+        self.now, self.log = 0.0, ""
+        self.durations = {name: iter(values) for name, values in durations.items()}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, name: str):
+        def ticks():
+            self.log += name
+            self.now += next(self.durations[name])
+
+        return ticks
+
+
+def clocked(ours, theirs, seconds=0.0):
+    clock = Clock(a=ours, b=theirs)
+    row = race("x", clock.run("a"), clock.run("b"), CPU, seconds, clock)
+    return row, clock.log
+
+
+# The race
+
+
+def test_both_run_in_turns_and_take_turns_at_going_first():
+    _, log = clocked([1.0] * 99, [1.0] * 99)
+    warm_up, timed = log[: 2 * WARM_UP], log[2 * WARM_UP :]
+    assert warm_up == "ab" * WARM_UP
+    assert timed == ("abba" * FEWEST)[: 2 * FEWEST]
+
+
+def test_medians_are_of_the_sides_and_of_the_pairs():
+    # nine pairs; by pair theirs takes 1, 2, …, 9 times as long as ours
+    ours = [99.0] * WARM_UP + [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+    factors = [5, 1, 9, 2, 8, 3, 7, 4, 6]
+    theirs = [0.5] * WARM_UP + [a * f for a, f in zip(ours[WARM_UP:], factors, strict=True)]
+    row, _ = clocked(ours, theirs)
+    assert row.ratio == 5.0  # the medians of the sides would give 96 / 16
+    assert (row.ours, row.theirs) == (16_000.0, 96_000.0)
+    assert row.half == (3.0, 7.0)
+    assert row.unit == "ms"
+
+
+def test_a_machine_that_slows_down_does_not_change_the_ratio():
+    slower = [1.0 + k for k in range(50)]
+    row, _ = clocked(slower, [1.25 * s for s in slower])
+    assert row.ratio == 1.25 and row.half == (1.25, 1.25)
+
+
+@pytest.mark.parametrize("seconds, pairs", [(0.0, FEWEST), (30.0, 15), (31.0, 16)])
+def test_the_race_ends_when_its_time_is_over(seconds, pairs):
+    _, log = clocked([0.5] * 99, [1.5] * 99, seconds)
+    assert len(log) == 2 * (WARM_UP + pairs)
+
+
+# Equal results
+
+
+def test_equal_results_pass():
+    agree("loss", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.00005]))
+    agree("loss", torch.tensor(1.0), torch.tensor(1.05, dtype=torch.bfloat16), 0.1)
+
+
+@pytest.mark.parametrize("other", [1.001, float("nan"), float("inf")])
+def test_unequal_results_are_refused(other):
+    with pytest.raises(ValueError, match="logits: the results are .* apart, more than 1e-04"):
+        agree("logits", torch.tensor([1.0, 1.0]), torch.tensor([1.0, other]))
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"logits: the shapes are \(3, 3\) and \(3, 1\)"):
+        agree("logits", torch.zeros(3, 3), torch.zeros(3, 1))
+
+
+# Memory
+
+
+def test_the_peak_counts_what_is_held_at_one_moment():
+    def run():
+        first = torch.zeros(2**20)  # 4 MB
+        second = first + 1
+        del first, second
+        return torch.zeros(2**18) + 1  # 1 + 1 MB
+
+    assert peak_bytes(run, CPU) == pytest.approx(8 * 2**20, abs=1000)
+
+
+def test_what_was_held_before_does_not_count():
+    held = torch.zeros(2**20)
+    assert peak_bytes(lambda: held.sum(), CPU) < 1000
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_the_memory_ratio_is_theirs_by_ours():
+    row = weigh("x", lambda: torch.zeros(2**18), lambda: torch.zeros(2**19), CPU)
+    assert (row.ours, row.theirs, row.ratio, row.unit) == (1.0, 2.0, 2.0, "MB")
+
+
+# CLIP and the loss
+
+RECIPE = pretrain.Recipe(image=VIT, text=TEXT, dim=16, merges=40)
+
+
+def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():
+    ours = CLIP(VIT, TEXT, MERGES, dim=16)
+    model = clip.twin(ours)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in ours.parameters())
+    assert model.config._attn_implementation == "sdpa"
+    assert model.dtype == torch.float32
+
+
+def test_every_row_of_clip_is_measured():
+    rows = list(clip.rows(RECIPE, toy_pairs(), CPU, size=8, seconds=0.0))
+    names = list(clip.precisions(CPU))
+    assert names[0] == "float32"
+    assert [row.what for row in rows] == [
+        *(f"training step of CLIP, 8 pairs, {name}" for name in names),
+        *(f"logits of CLIP, 8 pictures × 8 prompts, {name}" for name in names),
+    ]
+    assert all(row.ours > 0 and row.theirs > 0 and row.half for row in rows)
+
+
+def test_another_model_is_not_raced(monkeypatch):
+    twin = clip.twin
+
+    def other(ours):
+        model = twin(ours)
+        model.logit_scale.data += 0.01
+        return model
+
+    monkeypatch.setattr(clip, "twin", other)
+    with pytest.raises(ValueError, match="loss in float32: the results are"):
+        next(clip.rows(RECIPE, toy_pairs(), CPU, size=8, seconds=0.0))
+
+
+def test_a_training_step_changes_every_weight():
+    ours = CLIP(VIT, TEXT, MERGES, dim=16)
+    pictures, ids = clip.batch(toy_pairs(), ours, 8)
+    before = {name: p.detach().clone() for name, p in ours.named_parameters()}
+
+    def our_loss():
+        vectors = ours.encode_image(pictures), ours.encode_tokens(ids)
+        return contrastive_loss(*vectors, ours.logit_scale.exp())
+
+    optimizer = clip.training.adamw(ours, 1e-3, 0.1)
+    precision, _ = clip.precisions(CPU)["float32"]
+    clip.training_step(optimizer, our_loss, precision)()
+    still = [name for name, p in ours.named_parameters() if torch.equal(p, before[name])]
+    assert not still
+
+
+def test_the_loss_is_measured_in_time_and_memory():
+    rows = list(loss.rows(CPU, (8, 64), dim=4, seconds=0.0))
+    assert [row.unit for row in rows] == ["ms", "ms", "MB", "MB"]
+    assert rows[1].what == "loss and gradients, 64 pairs"
+    assert rows[3].what == "loss and gradients, 64 pairs: peak memory"
+    matrix = 64**2 * 4 / 2**20  # plain: logits, two log-softmaxes, gradients of their size
+    assert 3 * matrix < rows[3].theirs < 6 * matrix
+
+
+def test_another_loss_is_not_raced(monkeypatch):
+    monkeypatch.setattr(loss, "contrastive_loss", lambda *a: 2 * contrastive_loss(*a))
+    with pytest.raises(ValueError, match="loss of 8 pairs: the results are"):
+        next(loss.rows(CPU, (8,), dim=4, seconds=0.0))
+
+
+# The page
+
+
+def parsed(text: str) -> list[dict]:
+    """The table's rows, read back."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    header, rule, *body = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    assert header == ["what", "ours", "theirs", "ratio", "middle half"]
+    assert all(re.fullmatch(r"-+:?|-+:", cell) for cell in rule)
+    rows = []
+    for what, *sides, ratio, half in body:
+        (ours, unit), (theirs, other) = (side.replace(",", "").split() for side in sides)
+        assert unit == other
+        low, high = map(float, half.split("–")) if half else (None, None)
+        rows.append(
+            {
+                "what": what,
+                "unit": unit,
+                "ours": float(ours),
+                "theirs": float(theirs),
+                "ratio": float(ratio),
+                "half": half and (low, high),
+            }
+        )
+    return rows
+
+
+def test_the_table_reads_back():
+    rows = [
+        Row("a step, 64 pairs", "ms", 1234.56, 2469.1, 2.0, (1.9, 2.125)),
+        Row("memory", "MB", 0.5, 0.25, 0.5),
+    ]
+    seen = parsed(report.page(rows, 256))
+    values = [(r["what"], r["unit"], r["ours"], r["theirs"], r["ratio"]) for r in seen]
+    assert values == [
+        ("a step, 64 pairs", "ms", 1234.6, 2469.1, 2.0),
+        ("memory", "MB", 0.5, 0.2, 0.5),
+    ]
+    assert [r["half"] for r in seen] == [(1.9, 2.12), ""]
+
+
+def test_the_page_names_machine_versions_and_date():
+    text = report.page([], 256)
+    date = r"Measured on 20\d\d-\d\d-\d\d, device (cpu|cuda|mps)"
+    assert re.search(date, text)
+    assert f"torch {torch.__version__}, transformers " in text
+    assert " cores of which torch uses " in text
+    assert "{" not in text and "}" not in text
+    assert report.processor() in text and len(report.processor()) > 2
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "README.md"
+    report.write("first\n", path)
+    with pytest.raises(UnicodeEncodeError):
+        report.write("second \ud800\n", path)
+    assert path.read_bytes() == b"first\n"
+    report.write("third\n", path)
+    assert path.read_bytes() == b"third\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="`make bench` has not been run")
+def test_the_shipped_page_is_whole():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = parsed(text)
+    assert "Measured on 20" in text
+    method = report.page([], pretrain.RECIPES["clip"].dim).split("## How")[1]
+    assert text.endswith(method), "benchmarks/README.md is older than the benchmarks: make bench"
+    for beginning, count in [
+        ("training step of CLIP, ", 1),
+        ("logits of CLIP, ", 1),
+        ("loss and gradients, ", 6),
+    ]:
+        assert sum(row["what"].startswith(beginning) for row in rows) >= count
+    for row in rows:
+        assert row["ours"] > 0 and row["theirs"] > 0 and row["ratio"] > 0
+        if row["unit"] == "ms":
+            low, high = row["half"]
+            assert low <= row["ratio"] <= high
+        elif row["ours"] > 10:  # rounding is small there
+            assert row["ratio"] == pytest.approx(row["theirs"] / row["ours"], abs=0.02)
