@@ -316,10 +316,16 @@ def test_the_command_ends_in_one_line(error, said, monkeypatch):
     assert told(monkeypatch, "clip") == said
 
 
-@pytest.mark.parametrize("kind", [OSError, SafetensorError])
-def test_a_full_disk_leaves_the_last_state_and_is_told(kind, toys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error, cause",
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (SafetensorError("I/O error"), "the disk refuses it"),
+    ],
+)
+def test_a_full_disk_leaves_the_last_state_and_is_told(error, cause, toys, tmp_path, monkeypatch):
     def full(*_, **__):
-        raise kind("No space left on device")
+        raise error
 
     runs, real = tmp_path / "runs", checkpoints.save_file
     calls = iter([real, full])
@@ -329,7 +335,9 @@ def test_a_full_disk_leaves_the_last_state_and_is_told(kind, toys, tmp_path, mon
         patch.setattr(
             pretrain, "pretrain", functools.partial(pretrain.pretrain, runs=runs, save_every=0)
         )
-        assert "No space left on device" in told(patch, "clip", "--out", str(tmp_path))
+        assert told(patch, "clip", "--out", str(tmp_path)) == (
+            f"state.safetensors cannot be written ({cause}); make room or choose another folder."
+        )
     metadata = checkpoints.read(runs / "clip" / "state.safetensors")[1]
     assert json.loads(metadata["note"])["step"] == 1
     run(tmp_path)

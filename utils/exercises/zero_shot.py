@@ -28,8 +28,8 @@ def numbers(answer, length: int) -> list[int]:
 
 @exercise("name it")
 def check_name_pictures(name_pictures):
-    # pictures 0 and 1 choose text 1, picture 2 chooses text 0
-    images = torch.tensor([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
+    # picture 0 chooses text 0, pictures 1 and 2 choose text 1
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.28, 0.96]])
     texts = torch.tensor([[0.96, 0.28], [0.0, 1.0]])
     answer = tried(name_pictures(images, texts, ["cat", "dog"]))
     expect(
@@ -42,10 +42,10 @@ def check_name_pictures(name_pictures):
         f"three pictures need three names, you returned {len(answer)}: argmax(1), not argmax(0)",
     )
     expect(
-        answer != ["cat", "cat", "dog"],
+        answer != ["dog", "cat", "cat"],
         "these are the labels that fit worst: take the largest cosine, not the smallest",
     )
-    expect(answer == ["dog", "dog", "cat"], f"you returned {answer}, not ['dog', 'dog', 'cat']")
+    expect(answer == ["cat", "dog", "dog"], f"you returned {answer}, not ['cat', 'dog', 'dog']")
     images, texts = units(20, 8, seed=1), units(6, 8, seed=2)
     labels = [f"label {i}" for i in range(6)]
     right = [labels[i] for i in (images @ texts.T).argmax(1).tolist()]
@@ -54,10 +54,10 @@ def check_name_pictures(name_pictures):
 
 @exercise("recall")
 def check_recall_at_k(recall_at_k):
-    queries = units(30, 6, seed=3)
-    gallery = F.normalize(queries + units(30, 6, seed=4), dim=1)
+    queries = units(40, 6, seed=3)
+    gallery = F.normalize(queries + 1.5 * units(40, 6, seed=4), dim=1)
     ranks = (queries @ gallery.T).argsort(1, descending=True)
-    own = torch.arange(30)[:, None]
+    own = torch.arange(40)[:, None]
     for k in (1, 3, 5):
         answer = tried(recall_at_k(queries, gallery, k))
         expect(
@@ -67,22 +67,22 @@ def check_recall_at_k(recall_at_k):
         answer, right = float(answer), (ranks[:, :k] == own).any(1).double().mean().item()
         turned = (gallery @ queries.T).argsort(1, descending=True)[:, :k]
         turned = (turned == own).any(1).double().mean().item()
+        if abs(answer - right) < 1e-5:
+            continue
         expect(answer <= 1, f"at {k} you returned {answer:g}; a share is the count divided by N")
         expect(
-            k == 1 or abs(answer - right / k) > 1e-6,
+            k == 1 or abs(answer - right / k) > 1e-5,
             f"at {k} you divided by k as well: a query counts once, wherever its item stands",
         )
         expect(
-            k == 1 or abs(answer - (ranks[:, :1] == own).double().mean().item()) > 1e-6,
+            k == 1 or abs(answer - (ranks[:, :1] == own).double().mean().item()) > 1e-5,
             f"at {k} you returned the recall at 1: look at the first k, not at the best alone",
         )
         expect(
-            abs(turned - right) < 1e-6 or abs(answer - turned) > 1e-6,
+            abs(answer - turned) > 1e-5,
             "the two sides are swapped: a query is a row and chooses from the gallery",
         )
-        expect(
-            abs(answer - right) < 1e-5, f"at {k} you returned {answer:.3f}, it is {right:.3f}"
-        )
+        expect(False, f"at {k} you returned {answer:.3f}, it is {right:.3f}")
 
 
 @exercise("none of these")
@@ -121,22 +121,25 @@ def check_like_this_but(like_this_but):
         isinstance(answer, int | torch.Tensor) and torch.as_tensor(answer).numel() == 1,
         "return one index",
     )
-    for seed in range(40):
+    for seed in range(200):
         image, less, more = units(3, 8, seed=seed)
         gallery = units(50, 8, seed=seed + 1000)
 
         def index(query, gallery=gallery):
             return (gallery @ query).argmax().item()
 
-        answer, right = int(like_this_but(image, less, more, gallery)), index(image + more - less)
-        if answer == right:
-            continue
         wrong = {
-            index(image + less - more): "the direction is turned: away from `less`, to `more`",
-            index(image + more): "`less` is missing: take its vector away",
-            index(image - less): "`more` is missing: add its vector",
-            index(more): "the picture is missing: start from `image`",
-            index(image): "the prompts change nothing in your query",
-            index(-(image + more - less)): "this is the item farthest away: take argmax",
+            "the direction is turned: away from `less`, to `more`": index(image + less - more),
+            "`less` is missing: take its vector away": index(image + more),
+            "`more` is missing: add its vector": index(image - less),
+            "the picture is missing: start from `image`": index(more),
+            "the prompts change nothing in your query": index(image),
+            "this is the item farthest away: take argmax": index(less - image - more),
         }
-        expect(False, wrong.get(answer, "not the item nearest to image − less + more"))
+        right = index(image + more - less)
+        if len({right, *wrong.values()}) <= len(wrong):
+            continue  # two mistakes look alike here
+        answer = int(like_this_but(image, less, more, gallery))
+        for hint, mistake in wrong.items():
+            expect(answer != mistake, hint)
+        expect(answer == right, "not the item nearest to image − less + more")
