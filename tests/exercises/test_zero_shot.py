@@ -53,7 +53,7 @@ WRONG = [
     ("name_pictures", NAME, "argmax(1)", "argmax(0)", "not argmax(0)"),
     ("name_pictures", NAME, "[labels[i] for i in best.tolist()]", "best", "look each index up"),
     ("name_pictures", NAME, "for i in best", "for i in [0, 1, 1] or best", "20 random"),
-    ("recall_at_k", RECALL, "any(1)", "sum(1) / k", "divided by k"),
+    ("recall_at_k", RECALL, "any(1)", "sum(1).div(k)", "divided by k"),
     ("recall_at_k", RECALL, "mean()", "sum()", "divided by N"),
     ("recall_at_k", RECALL, "gallery, k)\n    own", "gallery, 1)\n    own", "recall at 1"),
     ("recall_at_k", RECALL, "(queries, gallery, k)\n ", "(gallery, queries, k)\n ", "swapped"),
