@@ -1,5 +1,14 @@
-"""What every exercise test needs: a lesson's stubs, its solutions, a check's answer."""
+"""What every exercise test needs: a lesson's stubs, its solutions, a check's answer.
 
+A module test_NOUN.py beside this one belongs to the checks of utils/exercises/NOUN.py. It holds
+- LESSON, the lesson's number, and GIVEN, the names that its answers may use;
+- WRONG, the answers that must be refused: (exercise, answer, part of its hint), or the same with
+  a right answer's code and a change that spoils it: (exercise, code, old, new, part of its hint).
+test_every_lesson.py does with them what is the same in all.
+"""
+
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -7,7 +16,8 @@ import jupytext
 
 from utils.exercises import verdict
 
-LESSONS = Path(__file__).resolve().parents[2] / "lessons"
+HERE = Path(__file__).resolve().parent
+LESSONS = HERE.parents[1] / "lessons"
 SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 
 
@@ -29,12 +39,31 @@ def solutions(number: str) -> list[str]:
     return [code for text in prose for code in SOLUTION.findall(text)]
 
 
-def define(code: str, name: str, **given):
+def names(number: str) -> list[str]:
+    """What a lesson's exercises ask for, in order: the function that each stub defines."""
+    return [ast.parse(stub).body[-1].name for stub in stubs(number)]
+
+
+def nouns() -> list[str]:
+    """Every lesson with exercises, by the noun of its checks."""
+    return sorted(p.stem for p in (HERE.parents[1] / "utils" / "exercises").glob("[!_]*.py"))
+
+
+def module(noun: str):
+    """The test module of a lesson's exercises: its LESSON, GIVEN and WRONG."""
+    return importlib.import_module(f"tests.exercises.test_{noun}")
+
+
+def define(code: str, name: str, given: dict):
     """Run `code` where the names in `given` exist; returns what it calls `name`."""
-    exec(code, given)
-    return given[name]
+    space = dict(given)
+    exec(code, space)
+    return space[name]
 
 
-def answer(check, *answers) -> tuple[str, str]:
-    """The mark and the message that a check gives these answers."""
-    return verdict(check.check, *answers)
+def answer(noun: str, name: str, given) -> tuple[str, str]:
+    """The mark and the message that the check of an exercise gives an answer or its code."""
+    check = getattr(importlib.import_module(f"utils.exercises.{noun}"), f"check_{name}")
+    if isinstance(given, str):
+        given = define(given, name, module(noun).GIVEN)
+    return verdict(check.check, given)

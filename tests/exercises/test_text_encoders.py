@@ -1,30 +1,10 @@
-"""Lesson 02: solutions pass, stubs are "not tried", wrong answers get their hint."""
+"""Lesson 02: answers that must be refused, each with its hint."""
 
-import pytest
-
-from tests.exercises.helpers import answer, define, solutions, stubs
+from tests.exercises.helpers import answer
 from utils.bricks import text_encoders
-from utils.exercises import text_encoders as checks
 
-NAMES = ["bpe_step", "decode", "window_mask", "pool", "merges_needed"]
+LESSON = "02"
 GIVEN = vars(text_encoders)  # what a learner has at hand at the end of the lesson
-
-
-def mark(name: str, code: str) -> tuple[str, str]:
-    return answer(getattr(checks, f"check_{name}"), define(code, name, **GIVEN))
-
-
-@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
-def test_solution_is_right(i):
-    assert len(solutions("02")) == len(NAMES)
-    assert mark(NAMES[i], solutions("02")[i])[0] == "✓"
-
-
-@pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
-def test_stub_is_not_tried(i):
-    assert len(stubs("02")) == len(NAMES)
-    assert mark(NAMES[i], stubs("02")[i]) == ("○", "not tried yet")
-
 
 STEP = """
 def bpe_step(words):
@@ -72,18 +52,6 @@ def merges_needed(texts, merges, target):
     return None
 """
 
-
-def test_right_answers_in_another_form():
-    assert mark("merges_needed", NEEDED)[0] == "✓"
-    lists = STEP.replace("return best", "return list(best)")
-    assert mark("bpe_step", lists)[0] == "✓"
-    double = WINDOW.replace(
-        "torch.zeros(length, length)", "torch.zeros(length, length).double()"
-    )
-    assert mark("window_mask", double)[0] == "✓"
-
-
-# name, a right answer, what makes it wrong (found, put in its place), part of the hint
 WRONG = [
     ("bpe_step", STEP, "+= count", "+= 1", "as often as its word occurs"),
     ("bpe_step", STEP, "return best, {", "return best\n    {", "the pair and the new"),
@@ -116,7 +84,7 @@ WRONG = [
     ("decode", DECODE, "return ", "return joined or ", "still holds </w>"),
     ("decode", DECODE, 'return " ".join(', "return list(", "not a list"),
     ("decode", DECODE, "in (START, END)", "in (END,)", "are not text"),
-    ("decode", ONE_BY_ONE, "", "", "a third of a character"),
+    ("decode", ONE_BY_ONE, "a third of a character"),
     (
         "decode",
         DECODE,
@@ -174,13 +142,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, code, right, wrong, hint", WRONG)
-def test_wrong_answer_gets_its_own_hint(name, code, right, wrong, hint):
-    assert right in code
-    sign, message = mark(name, code.replace(right, wrong))
-    assert sign == "✗" and hint in message, (sign, message)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_exercise_refuses_at_least_three(name):
-    assert sum(row[0] == name for row in WRONG) >= 3
+def test_right_answers_in_another_form():
+    assert answer("text_encoders", "merges_needed", NEEDED)[0] == "✓"
+    lists = STEP.replace("return best", "return list(best)")
+    assert answer("text_encoders", "bpe_step", lists)[0] == "✓"
+    double = WINDOW.replace(
+        "torch.zeros(length, length)", "torch.zeros(length, length).double()"
+    )
+    assert answer("text_encoders", "window_mask", double)[0] == "✓"

@@ -1,42 +1,29 @@
-"""Lesson 00: the solution passes, the stub is not tried, mistakes get their hint."""
+"""Lesson 00: answers that must be refused, each with its hint, and others that are right."""
 
 from fractions import Fraction
 
-import pytest
+from tests.exercises.helpers import answer, solutions
 
-from tests.exercises.helpers import answer, define, solutions, stubs
-from utils.exercises.welcome import check_chance
+LESSON = "00"
+GIVEN = {}
+
+WRONG = [
+    ("chance", lambda names: 100 / names, "in percent"),
+    ("chance", lambda names: names, "turn it over"),
+    ("chance", lambda names: 1 / (names + 1), "a coin is right half of the time"),
+    ("chance", lambda names: 1 / (names - 1), "a coin is right half of the time"),
+    ("chance", lambda names: 1 // names, "a coin is right half of the time"),
+    ("chance", lambda names: 0.5, "always right"),
+    ("chance", lambda names: 1 / names if names < 9 else 0, "drops the fraction"),
+    ("chance", lambda names: 1 / names**2 * min(names, 2), "one guess in 150"),
+    ("chance", lambda names: 1 / ("a" + names), "TypeError"),
+]
 
 
-def test_solution_passes():
-    (code,) = solutions("00")
-    said = answer(check_chance, define(code, "chance"))
-    assert said == ("✓", "among 150 names luck scores 0.7%")
-
-
-def test_stub_is_not_tried():
-    (code,) = stubs("00")
-    assert answer(check_chance, define(code, "chance")) == ("○", "not tried yet")
+def test_luck_is_shown_as_a_share():
+    (code,) = solutions(LESSON)
+    assert answer("welcome", "chance", code) == ("✓", "among 150 names luck scores 0.7%")
 
 
 def test_a_fraction_is_right_too():
-    assert answer(check_chance, lambda names: Fraction(1, names))[0] == "✓"
-
-
-@pytest.mark.parametrize(
-    "wrong, hint",
-    [
-        (lambda names: 100 / names, "in percent"),
-        (lambda names: names, "turn it over"),
-        (lambda names: 1 / (names + 1), "a coin is right half of the time"),
-        (lambda names: 1 / (names - 1), "a coin is right half of the time"),
-        (lambda names: 1 // names, "a coin is right half of the time"),
-        (lambda names: 0.5, "always right"),
-        (lambda names: 1 / names if names < 9 else 0, "drops the fraction"),
-        (lambda names: 1 / names**2 * min(names, 2), "one guess in 150"),
-        (lambda names: 1 / ("a" + names), "TypeError"),
-    ],
-)
-def test_plausible_mistakes_get_their_hint(wrong, hint):
-    mark, message = answer(check_chance, wrong)
-    assert mark == "✗" and hint in message
+    assert answer("welcome", "chance", lambda names: Fraction(1, names))[0] == "✓"
