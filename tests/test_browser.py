@@ -1,6 +1,8 @@
-"""A real browser runs lessons in JupyterLab, and types as a learner does."""
+"""A real browser runs lessons in JupyterLab, and types, uploads and pastes as a learner does."""
 
+import base64
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from utils.lab import ROOT
 
@@ -45,6 +48,13 @@ ERRORS = """() => jupyterapp.shell.currentWidget.content.widgets.flatMap(
     cell => cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.output_type === 'error').map(output => output.ename + output.evalue)"""
 SCROLL = "i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'smart')"
+PASTE = """(field, data) => {
+    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], 'pasted.png', {type: 'image/png'}));
+    const event = new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true});
+    field.dispatchEvent(event);
+}"""
 
 
 @dataclass
@@ -63,7 +73,8 @@ class Lesson:
 
     def scrolled(self, i: int):
         self.page.evaluate(SCROLL, i)  # what is out of sight may not be in the page
-        cell = self.page.locator(f'.jp-Cell[data-windowed-list-index="{i}"]')
+        shown = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")  # others may be open
+        cell = shown.locator(f'.jp-Cell[data-windowed-list-index="{i}"]')
         cell.wait_for(timeout=MINUTE)
         return cell
 
@@ -142,6 +153,10 @@ def run(browser, address: str, name: str, token: str, folder: Path) -> Lesson:
     page.set_default_timeout(MINUTE)
     lesson = Lesson(page, folder / "log.txt")
     page.on("console", lambda message: lesson.said.append(f"{message.type}: {message.text}"))
+    page.on(
+        "response",
+        lambda got: lesson.said.append(f"{got.status}: {got.url}") if got.status >= 400 else None,
+    )
     page.on("pageerror", lambda error: lesson.said.append(f"uncaught: {error}"))
     path = f"notebooks/{name}.ipynb"
     with explained(lesson):
@@ -171,6 +186,15 @@ def explained(lesson: Lesson):
         raise
 
 
+def changed(answer, before: str) -> str:
+    """The HTML of an answer once it is another."""
+    for _ in range(600):
+        if (now := answer.inner_html()) != before:
+            return now
+        time.sleep(0.1)
+    raise AssertionError(f"the answer stays {before[:300]}")
+
+
 def retype(box, words: str) -> None:
     """Replace what a field holds, key by key, and leave the field."""
     box.click()
@@ -180,7 +204,7 @@ def retype(box, words: str) -> None:
     box.press("Tab")
 
 
-@pytest.mark.parametrize("name", [WELCOME])
+@pytest.mark.parametrize("name", [WELCOME, PROMPTING])
 def test_every_widget_shows(name, lessons):
     lesson = lessons(name)
     with explained(lesson):
@@ -231,3 +255,47 @@ def test_a_typed_fault_is_one_red_line_and_can_be_mended(name, label, words, les
         retype(box, "cat")
         expect(answer).not_to_contain_text("✗")
         expect(answer.locator("img")).not_to_have_count(0)
+
+
+def png(colour: str, side: int = 40) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def noise(side: int) -> bytes:
+    """A picture that no format makes small, like a photograph from a phone."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(3 * side**2)).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def test_a_picture_is_uploaded_or_pasted(lessons):
+    lesson = lessons(PROMPTING)
+    with explained(lesson):
+        cell = lesson.cell(r"widgets\.upload\(")
+        answer = cell.locator(".widget-html-content").last
+        button = cell.get_by_role("button", name=re.compile("Upload"))
+
+        def upload(name: str, content: bytes) -> str:
+            before = answer.inner_html()
+            with lesson.page.expect_file_chooser() as chooser:
+                button.click()
+            file = {"name": name, "mimeType": "image/png", "buffer": content}
+            chooser.value.set_files(file)
+            return changed(answer, before)
+
+        def paste(content: bytes) -> str:
+            before = answer.inner_html()
+            box = cell.get_by_label("Paste a picture")
+            box.evaluate(PASTE, base64.b64encode(content).decode())
+            return changed(answer, before)
+
+        red = upload("red.png", png("red"))
+        assert "<img" in red and red.count("<tr>") == 2
+        assert "✗ cut.png is damaged or cut short" in upload("cut.png", png("red")[:60])
+        blue = paste(png("blue"))
+        assert "<img" in blue and blue.count("<tr>") == 2 and blue != red
+        assert upload("red.png", png("red")) == red
+        # 14.5 MB, more than a server takes unless told to
+        assert "<img" in upload("photo.bmp", noise(2200))

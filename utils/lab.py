@@ -111,6 +111,8 @@ def arguments(port: int, *, author: bool = False, browser: bool = True) -> list[
         "--ServerApp.allow_root=True",  # in a container there is often no one else
         "--ServerApp.log_level=ERROR",  # the address is shown all the same
         "--LabApp.log_level=ERROR",
+        # an upload is one message; tornado cuts the kernel off at 10 MB
+        "--ServerApp.tornado_settings={'websocket_max_message_size': 200_000_000}",
         "--LabApp.extension_manager=readonly",  # the other one asks the network
         f"--ServerApp.jpserver_extensions={extensions}",
         *(f"--JupytextConfiguration.{name}={value}" for name, value in pairing.items()),
