@@ -23,9 +23,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import load_file, save_file
 
+from tests.helpers import red_line
 from utils import checkpoints, data, pictures, widgets
 from utils.bricks.clip import CLIP
 from utils.bricks.text_encoders import learn_merges
@@ -60,26 +62,6 @@ def refusal(action, *arguments) -> str:
 @pytest.fixture(scope="module")
 def clip() -> CLIP:
     return small()
-
-
-@pytest.fixture
-def live(monkeypatch):
-    """`widgets.live`, but it returns the HTML under the controls."""
-    shown = []
-    monkeypatch.setattr(widgets, "show", lambda box, about: shown.append(box))
-
-    def start(controls, draw):
-        widgets.live(controls, draw, "What it shows.")
-        return shown[-1].children[-1]
-
-    return start
-
-
-def red_line(html: str) -> str:
-    """The text of a widget's answer, which is one red line."""
-    line = re.fullmatch(r'<p style="color:#\w+">✗ ([^<>\n]+)</p>', html)
-    assert line and "Traceback" not in html and len(html) < 600, html
-    return line[1]
 
 
 # Pictures
@@ -498,6 +480,17 @@ NAMES += ["x" * 9999, "x/" + "y" * 9999, "C:\\models\\clip", None, 3, "x\ny.bin"
 def test_what_is_neither_folder_nor_name_gets_one_sentence(name):
     message = refusal(CLIP.from_pretrained, name)
     assert "neither a folder on disk nor a hub name" in message or "pickled" in message
+
+
+def test_a_hub_that_refuses_without_a_word_is_one_sentence(monkeypatch):
+    class Refusing:
+        def model_info(self, *_, **__):
+            raise HFValidationError("")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Refusing)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    message = refusal(CLIP.from_pretrained, "some/model")
+    assert message.startswith("The hub does not give some/model (HFValidationError)")
 
 
 def test_the_hub_offline_is_one_red_line_in_a_widget(clip, live):

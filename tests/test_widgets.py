@@ -2,13 +2,13 @@
 
 import base64
 import io
-import re
 from datetime import UTC, datetime
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import red_line
 from utils import widgets
 
 
@@ -38,27 +38,6 @@ def test_too_much_text_is_said():
 def test_control_characters_and_unknown_scripts_pass():
     value = "\x07bell\x1b[2J;𓂀𓆣;\u202eabc"
     assert widgets.prompts(value) == ["\x07bell\x1b[2J", "𓂀𓆣", "\u202eabc"]
-
-
-@pytest.fixture
-def live(monkeypatch):
-    """`widgets.live`, but it returns the HTML under the controls."""
-    shown = []
-    monkeypatch.setattr(widgets, "show", lambda box, about: shown.append(box))
-
-    def start(controls, draw):
-        widgets.live(controls, draw, "What it shows.")
-        return shown[-1].children[-1]
-
-    return start
-
-
-def red_line(html: str) -> str:
-    """The text of one red line, and nothing else."""
-    line = re.fullmatch(r'<p style="color:#\w+">✗ (.+)</p>', html)
-    assert line, html
-    assert "Traceback" not in html and "\n" not in html
-    return line[1]
 
 
 def test_an_answer_follows_its_controls(live):
