@@ -9,10 +9,12 @@ import torch
 def pick() -> torch.device:
     """The fastest device present: CUDA, then Apple's MPS, then the CPU.
 
-    `WIP_DEVICE` overrides the choice (`cpu`, `cuda`, `mps`).
+    `WIP_DEVICE` overrides the choice (`cpu`, `cuda`, `mps`); ValueError for another word.
     """
     wanted = os.environ.get("WIP_DEVICE", "")
     if wanted:
+        if wanted.partition(":")[0] not in ("cpu", "cuda", "mps"):
+            raise ValueError(f"WIP_DEVICE is {wanted!r}; set it to cpu, cuda or mps, or unset it")
         return torch.device(wanted)
     if torch.cuda.is_available():
         return torch.device("cuda")

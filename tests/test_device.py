@@ -1,0 +1,46 @@
+"""The device is chosen once, and the same seed gives the same numbers."""
+
+import pytest
+import torch
+
+from utils import device
+
+
+def test_the_environment_overrides_the_choice(monkeypatch):
+    monkeypatch.setenv("WIP_DEVICE", "cpu")
+    assert device.pick() == torch.device("cpu")
+
+
+def test_the_fastest_device_present_is_chosen(monkeypatch):
+    monkeypatch.delenv("WIP_DEVICE", raising=False)
+    for cuda, mps, chosen in [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
+        assert device.pick().type == chosen
+
+
+@pytest.mark.parametrize("word", ["gpu", "CUDA", "cuda0", " "])
+def test_an_unknown_device_is_one_sentence(word, monkeypatch):
+    monkeypatch.setenv("WIP_DEVICE", word)
+    with pytest.raises(ValueError) as error:
+        device.pick()
+    assert str(error.value) == f"WIP_DEVICE is {word!r}; set it to cpu, cuda or mps, or unset it"
+
+
+def test_a_seed_fixes_layers_and_draws():
+    def drawn() -> list:
+        generator = device.seed(3)
+        return [torch.nn.Linear(2, 2).weight.tolist(), torch.rand(4, generator=generator).tolist()]
+
+    first = drawn()
+    torch.rand(5)
+    assert drawn() == first
+
+
+def test_every_seed_and_step_has_numbers_of_its_own():
+    draws = {
+        tuple(torch.rand(3, generator=device.generator(seed, step)).tolist())
+        for seed in range(20)
+        for step in range(20)
+    }
+    assert len(draws) == 400
