@@ -1,6 +1,7 @@
 """Checkpoints: written whole, verified when read, and one sentence for every fault."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -91,6 +92,20 @@ def test_a_write_that_fails_leaves_the_old_file(step, folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write({"a": torch.ones(3)}, path, {})
     assert path.read_bytes() == before
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_card(folder, monkeypatch):
+    before, replace = (folder / "clip.json").read_text(), os.replace
+
+    def fail(source, target):
+        if str(target).endswith(".json"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("utils.checkpoints.os.replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(load("clip", folder=folder), "clip", {"recipe": "another"}, folder)
+    assert (folder / "clip.json").read_text() == before
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():

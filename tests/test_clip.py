@@ -445,6 +445,13 @@ BROKEN = {
     "no merges": (lambda f: (f / "merges.txt").unlink(), "merges.txt"),
     "binary merges": (lambda f: (f / "merges.txt").write_bytes(b"\xff\xfe\x00"), "merges.txt"),
     "triple merges": (lambda f: (f / "merges.txt").write_text("a b c\n"), "merges.txt"),
+    "merges in another order": (
+        lambda f: (f / "merges.txt").write_text(
+            "\n".join(sorted((f / "merges.txt").read_text().splitlines(), reverse=True)) + "\n"
+        ),
+        "vocab.json",
+    ),
+    "vocabulary cut short": (lambda f: (f / "vocab.json").write_text('{"a'), "vocab.json"),
     "other merges": (lambda f: (f / "merges.txt").write_text("a b\n"), "model.safetensors"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (

@@ -24,7 +24,7 @@ MODELS = {
     "clip": "utils.bricks.clip:CLIP",
     "clip_resnet": "utils.bricks.clip:CLIP",
 }
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # refused unread
 
 
 class CheckpointError(ValueError):
@@ -59,15 +59,22 @@ def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         ) from None
 
 
+def refuse_pickle(name: str) -> None:
+    """Raise CheckpointError when a file's or repository's name ends as pickled weights do."""
+    if Path(name).suffix in PICKLED:
+        raise CheckpointError(
+            f"{name} is pickled, and unpickling can run any code; "
+            "use the model's .safetensors file."
+        )
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and metadata of a safetensors file. Raises CheckpointError."""
     path = Path(path)
-    if path.suffix in PICKLED:
-        raise CheckpointError(
-            f"{path.name} is pickled, and unpickling can run any code; "
-            "use the model's .safetensors file."
-        )
+    refuse_pickle(path.name)
     if not path.is_file():
+        for neighbour in sorted(path.parent.glob("*")):
+            refuse_pickle(neighbour.name)
         raise CheckpointError(f"{path.name} is missing in {path.parent.name}/; restore the file.")
     try:
         with safe_open(path, "pt") as file:
@@ -110,8 +117,10 @@ def save(model: nn.Module, name: str, card: dict, folder: Path = FOLDER) -> Path
     path = folder / f"{name}.safetensors"
     write(half, path, {"config": json.dumps(model.config)})
     card = {"name": name, **card, "sha256": sha256(path), "bytes": path.stat().st_size}
+    temporary = folder / f"{name}.json.tmp"
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, folder / f"{name}.json")
     return path
 
 

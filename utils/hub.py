@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from utils.checkpoints import PICKLED, CheckpointError
+from utils.checkpoints import CheckpointError, refuse_pickle
 
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 SECONDS = 5
@@ -19,11 +19,8 @@ def folder(source) -> Path:
     source = str(source)
     if source and "\0" not in source and os.path.isdir(source):
         return Path(source)
-    if NAME.fullmatch(source) and Path(source).suffix in PICKLED:
-        raise CheckpointError(
-            f"{source} is pickled, and unpickling can run any code; "
-            "give a folder with model.safetensors."
-        )
+    if NAME.fullmatch(source):
+        refuse_pickle(source)
     if not NAME.fullmatch(source) or source.endswith(".git"):
         raise CheckpointError(
             f"{source!a:.80} is neither a folder on disk nor a hub name like "
@@ -61,7 +58,7 @@ def fetch(name: str) -> Path:
     except CheckpointError:
         raise
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[-1][:120]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:120]
         raise CheckpointError(
             f"The hub does not give {name} ({reason}); check the name, or your access to it."
         ) from None
