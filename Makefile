@@ -30,7 +30,7 @@ check: .venv/test  ## run the quick tests, under two minutes
 	$(PY) -m utils.build --check
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly -m "not slow and not browser" tests
 
-build: .venv/lab  ## build notebooks and bricks from lessons (CHECK=1 only compares)
+build: .venv/$(if $(CHECK),check,lab)  ## build notebooks and bricks from lessons (CHECK=1 only compares)
 	@$(PY) -m utils.build $(if $(CHECK),--check)
 
 author: .venv/lab  ## as lab, and saving a notebook writes its lesson
@@ -58,6 +58,12 @@ $(PY):
 	@$(PYTHON) -m venv --clear .venv || { \
 	    echo "$(PYTHON) could not make .venv: see the line above" >&2; exit 1; }
 
+# Comparing needs little: no torch, no JupyterLab.
+.venv/check: pyproject.toml constraints.txt $(PY)
+	@echo "Installing into .venv what comparing needs …"
+	@$(PIP) jupytext nbclient ipykernel
+	@touch $@
+
 # The stamps are older than what they depend on when something is to be installed.
 # setuptools comes first and builds without isolation, so that with everything there
 # a reinstallation needs no network.
@@ -65,4 +71,4 @@ $(PY):
 	@echo "Installing into .venv (the first time takes some minutes) …"
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation -e $(if $(findstring test,$@),'.[test]',.)
-	@touch .venv/lab $(if $(findstring test,$@),.venv/test)
+	@touch .venv/check .venv/lab $(if $(findstring test,$@),.venv/test)

@@ -184,7 +184,12 @@ def test_notebook_holds_tidy_outputs(built):
     slider = cells[3].outputs[1].data  # no view of a widget that is gone
     assert list(slider) == ["text/plain"]
     assert slider["text/plain"].startswith("IntSlider(value=2")
-    assert set(notebook.metadata) == {"brick", "kernelspec", "language_info"}
+    assert set(notebook.metadata) == {
+            "brick",
+            "earlier_bricks",
+            "kernelspec",
+            "language_info",
+        }
     assert "version" not in notebook.metadata.language_info
     assert path.read_text().endswith("}\n")
     assert path.read_text().startswith('{\n "cells": [')
@@ -230,6 +235,24 @@ def test_a_changed_brick_rebuilds_later_lessons(course):
     assert build.build(course) == []
     second = (course / "notebooks/02_solids.ipynb").read_text()
     assert "6.0000" in second and "6.2832" not in second
+
+
+@pytest.mark.slow
+def test_a_build_that_was_stopped_is_finished_by_the_next(course, monkeypatch):
+    edit(course / "lessons/01_shapes.py", "math.pi", "3.0")
+
+    def stop(lesson):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "build_notebook", stop)
+        build.build(course)  # the brick is written, no notebook is
+    assert build.check(course)[1:] == [
+        "notebooks/02_solids.ipynb: executed with other bricks of earlier lessons; build it"
+    ]
+    assert build.build(course) == []
+    assert "6.0000" in (course / "notebooks/02_solids.ipynb").read_text()
+    assert build.check(course) == []
 
 
 def test_budget(monkeypatch, course, capsys):

@@ -53,6 +53,7 @@ class Lesson:
     path: Path
     brick: str | None  # the module its brick cells become
     cells: list  # of nbformat cells: source and kept metadata
+    earlier: str  # what the brick cells of earlier lessons hold, as a hash
 
     @property
     def name(self) -> str:
@@ -69,7 +70,8 @@ class Lesson:
 
     @property
     def metadata(self) -> dict:
-        return METADATA | ({"brick": self.brick} if self.brick else {})
+        brick = {"brick": self.brick} if self.brick else {}
+        return METADATA | brick | {"earlier_bricks": self.earlier}
 
 
 # ---------------------------------------------------------------- lessons
@@ -77,14 +79,15 @@ class Lesson:
 
 def read_lessons(root: Path) -> list[Lesson]:
     """All lessons in order. Raises BuildError if a brick has no name or two lessons."""
-    lessons = []
+    lessons, bricks = [], hashlib.sha256()
     for path in sorted((root / "lessons").glob("[0-9][0-9]_*.py")):
         notebook = jupytext.read(path, fmt="py:percent")
         for cell in notebook.cells:
             cell.source = cell.source.strip("\n")
             kept = {"tags", "jupyter", "slideshow"} & cell.metadata.keys()
             cell.metadata = {key: cell.metadata[key] for key in sorted(kept)}
-        lesson = Lesson(path, notebook.metadata.get("brick"), notebook.cells)
+        name, earlier = notebook.metadata.get("brick"), bricks.hexdigest()[:12]
+        lesson = Lesson(path, name, notebook.cells, earlier)
         if any(map(is_brick, lesson.cells)) != bool(lesson.brick):
             raise BuildError(
                 f"lessons/{path.name}: brick cells and a line `#   brick: NAME` under "
@@ -97,6 +100,8 @@ def read_lessons(root: Path) -> list[Lesson]:
                     f"lessons/{other.path.name}; choose another name."
                 )
         lessons.append(lesson)
+        for cell in filter(is_brick, lesson.cells):
+            bricks.update(cell.source.encode() + b"\0")
     return lessons
 
 
@@ -221,6 +226,8 @@ def difference(lesson: Lesson, notebook) -> str | None:
                 return f"{where(index, theirs)}: {found}"
     if len(notebook.cells) != len(lesson.cells):
         return f"{len(notebook.cells)} cells, the lesson has {len(lesson.cells)}"
+    if notebook.metadata.get("earlier_bricks") != lesson.earlier:
+        return "executed with other bricks of earlier lessons; build it"
     if notebook.metadata != lesson.metadata:
         return f"metadata: {first_difference(lesson.metadata, notebook.metadata)}"
     return None
@@ -359,18 +366,16 @@ def build(root: Path, wanted: str | None = None, everything: bool = False) -> li
     chosen = choose(lessons, wanted)
     texts = {x.name: brick_text(x, lessons) for x in chosen if x.brick}
     stale, failed = [], []
-    again = everything
     for lesson in chosen:
         old = stored_notebook(lesson)
         current = old and not difference(lesson, old) and not output_faults(lesson, old)
-        if current and not again:
+        if current and not everything:
             print(f"{lesson.name}: up to date")
         else:
             stale.append(lesson)
         if lesson.brick and texts[lesson.name] != read(lesson.module):
             write(lesson.module, texts[lesson.name])
             print(f"{lesson.name}: wrote {lesson.module.relative_to(root).as_posix()}")
-            again = True  # what comes after may use it
     for lesson in stale:
         try:
             print(build_notebook(lesson), flush=True)
