@@ -461,9 +461,9 @@ print("equal to the loops:", torch.allclose(vectorised, answers, atol=1e-6))
 
 # %% [markdown]
 # From here on torch's fused kernel does it, in one call and without keeping the L×L
-# table. One exception: on a CPU in bfloat16 that kernel was measured several times
-# slower than the two plain products, so there we keep the products. The mask is for
-# lesson 02.
+# table. One exception: when a CPU trains in bfloat16, the way back through that kernel
+# was measured several times slower than through the two plain products, so there we
+# keep the products. The mask is for lesson 02.
 
 
 # %% tags=["brick"]
@@ -473,8 +473,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     q, k, v: (..., L, d); mask: (L, L), added to the scores, −inf where a token may not
     look. Returns (..., L, d). Vaswani et al. 2017, eq. 1.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # torch's fused kernel is several times slower than plain products in this case
+    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # back through torch's fused kernel is several times slower in this case
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., L, L)
         if mask is not None:
             scores = scores + mask.to(scores.dtype)
@@ -488,7 +488,7 @@ print("equal to the loops:", torch.allclose(fused, answers, atol=1e-6))
 
 q, k, v = torch.randn(3, 2, 4, 65, 32, generator=device.seed(0))  # (B, h, L, d) each
 wide = attend(q, k, v)  # the fused kernel, float32
-half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())  # the plain products
+half = attend(q.bfloat16().requires_grad_(), k.bfloat16(), v.bfloat16())  # products
 difference = (wide - half.float()).abs().max()
 print("both branches agree to bfloat16's precision:", bool(difference < 0.03))
 
@@ -522,7 +522,9 @@ print("more than 10 times faster than the loops:", slow / fast > 10)
 class Attention(nn.Module):
     """Self-attention with several heads: (B, L, width) → the same shape.
 
-    Queries, keys and values come from one product. Vaswani et al. 2017, sec. 3.2.2.
+    Queries, keys and values come from one product. With only = (B,), the place of one
+    token in each row, that token alone asks: (B, 1, width). Vaswani et al. 2017, sec.
+    3.2.2.
     """
 
     def __init__(self, width: int, heads: int):
@@ -533,9 +535,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
         parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, h, d)
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
+        if only is not None:
+            rows = torch.arange(len(q), device=q.device)
+            q = q[rows, :, only].unsqueeze(2)  # (B, h, 1, d)
+            mask = None if mask is None else mask[only, None, None]  # (B, 1, 1, L)
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
@@ -592,7 +600,9 @@ print("largest difference:", f"{(F.gelu(x) - quick_gelu(x)).abs().max():.2f}")
 class Block(nn.Module):
     """A pre-norm Transformer block: (B, L, width) → the same shape.
 
-    x + attention(norm(x)), then x + mlp(norm(x)). Radford et al. 2019, sec. 2.3.
+    x + attention(norm(x)), then x + mlp(norm(x)). With only = (B,), the place of one
+    token in each row, just that token's output: (B, 1, width). Radford et al. 2019,
+    sec. 2.3.
     """
 
     def __init__(
@@ -607,10 +617,25 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), mask)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
+        change = self.attention(self.norm1(x), mask, only)
+        if only is not None:
+            x = x[torch.arange(len(x), device=x.device), only].unsqueeze(1)
+        x = x + change
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
+
+# %% [markdown]
+# `only` spares work. After a tower's last block a single token is read, so there the
+# others need not ask, nor pass through the MLP. Asking for one must give what it would
+# have got among all:
+
+# %%
+block, x = Block(48, heads=3), torch.randn(2, 10, 48)
+one = block(x, only=torch.tensor([0, 7]))  # token 0 of the first row, 7 of the second
+print("the same:", torch.allclose(one[:, 0], block(x)[[0, 1], [0, 7]], atol=1e-6))
 
 # %% [markdown]
 # Now the whole tower: patches, class token, positions, blocks. After the last block
@@ -659,8 +684,10 @@ class ViT(nn.Module):
             x = self.drop_patches(x)
         first = (self.class_token + self.positions[0]).expand(len(x), 1, -1)
         x = self.norm_pre(torch.cat([first.to(x.dtype), x], 1))  # (B, N+1, width)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
+        x = last(x, only=x.new_zeros(len(x), dtype=torch.long))  # the class token
         return self.norm_post(x[:, 0])  # (B, width)
 
     def drop_patches(self, x: Tensor) -> Tensor:
@@ -803,8 +830,8 @@ plots.curve(left, resnet_losses, "ResNet", "image", smooth=20)
 plots.curve(left, vit_losses, "ViT", "shared", smooth=20)
 left.set(xlabel="step", ylabel="loss", title="The ResNet's loss falls faster")
 left.legend()
-plots.bars(right, share.keys(), share.values(), "image")
-right.set(xlabel="share right", xlim=(0, 1), title="It names more unseen pictures")
+plots.bars(right, share, "image", "It names more unseen pictures", "share right")
+right.set_xlim(0, 1)
 plots.show(fig, "Loss and accuracy: the ResNet leads, both beat the baseline")
 
 # %% [markdown]
@@ -927,13 +954,15 @@ def told_by_colour(maps: Tensor) -> float:
     return (1 - rest.var(0) / said.var(0).clamp(min=1e-9)).mean().item()
 
 
-told = [told_by_colour(x) for x in (early, middle, late)]
+stages = {"early": early, "middle": middle, "late": late}
+told = {name: told_by_colour(maps) for name, maps in stages.items()}
 fig, ax = plots.figure(width=6, height=2)
-plots.bars(ax, ["early", "middle", "late"], told, "image")
-ax.set(xlabel="share that six colour numbers explain", xlim=(0, 1))
-ax.set_title("Late channels speak of more than colour")
+title = "Late channels speak of more than colour"
+plots.bars(ax, told, "image", title, "share that six colour numbers explain")
+ax.set_xlim(0, 1)
 plots.show(fig, "Colour explains most of the early channels, less and less later")
-print("colour explains less from stage to stage:", told[0] > told[1] > told[2])
+falling = told["early"] > told["middle"] > told["late"]
+print("colour explains less from stage to stage:", falling)
 
 # %% [markdown]
 # ## Play: how large should a patch be?
@@ -947,9 +976,11 @@ def vit_cost(patch: int, width: int, depth: int, size: int = 64) -> tuple[int, i
     """Tokens, and multiply-adds of one picture."""
     n = (size // patch) ** 2
     length = n + 1
-    linear = 12 * length * width**2  # qkv, out, fc1, fc2
-    attention = 2 * length**2 * width  # q·kᵀ and shares·v
-    return length, n * 3 * patch**2 * width + depth * (linear + attention)
+    cost = n * 3 * patch**2 * width  # the patches' product
+    for asking in [length] * (depth - 1) + [1]:  # in the last block one token asks
+        cost += 3 * length * width**2 + 9 * asking * width**2  # qkv; out, fc1, fc2
+        cost += 2 * asking * length * width  # q·kᵀ and shares·v
+    return length, cost
 
 
 counted = multiplications(copy.deepcopy(vit[0]).cpu())

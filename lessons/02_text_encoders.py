@@ -678,18 +678,23 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.fc2.weight, std=narrow)
 
-    def states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Every token's last hidden state (B, L, width); mask: causal by default."""
+    def states(
+        self, ids: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
+        """Every token's last hidden state (B, L, width); mask: causal by default.
+
+        With only = (B,), the state of the token at that place: (B, 1, width).
+        """
         if mask is None:
             mask = causal_mask(ids.shape[1], ids.device)
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, mask)
-        return self.norm(x)
+        return self.norm(last(x, mask, only))
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = torch.arange(len(ids), device=ids.device)
-        return self.states(ids)[rows, end_positions(ids, self.end)]
+        return self.states(ids, only=end_positions(ids, self.end))[:, 0]
 
 
 # %% [markdown]
@@ -935,7 +940,7 @@ assert order["bag of words"] < 0.52 < 0.9 < order["Transformer"]
 fig, axes = plots.figure(columns=2, width=8, height=1.9)
 titles = ("Topic: a bag of words is enough", "Order: only the Transformer reads it")
 for ax, title, result in zip(axes, titles, (topic, order), strict=True):
-    plots.bars(ax, list(result), list(result.values()), "text", title, "accuracy")
+    plots.bars(ax, result, "text", title, "accuracy")
     chance = 1 / len(groups) if result is topic else 0.5
     ax.axvline(chance, color=plots.COLOURS["noise"], linestyle="--")
     ax.set_xlim(0, 1)
@@ -1068,26 +1073,27 @@ cases = {
     "no mask": ("first END", torch.zeros(32, 32)),
 }
 long_prompt = "a very very very very very very long caption of a fox"
-padding, meaning = [], []
-for pool, mask in cases.values():
+padding, meaning = {}, {}
+for case, (pool, mask) in cases.items():
     alone = caption_vectors(["a cat", "a fox"], pool, mask)
     in_company = caption_vectors(["a cat", "a fox", long_prompt], pool, mask)
-    padding.append((alone - in_company[:2]).norm(dim=-1).max().item())
-    meaning.append((alone[0] - alone[1]).norm().item())
+    padding[case] = (alone - in_company[:2]).norm(dim=-1).max().item()
+    meaning[case] = (alone[0] - alone[1]).norm().item()
 
 # %%
 fig, axes = plots.figure(columns=2, width=9, height=2.4)
 label = "how far the vector moves"
-plots.bars(axes[0], list(cases), padding, "text", "Padding must move nothing", label)
-plots.bars(axes[1], list(cases), meaning, "text", "Cat → fox must move it", label)
+plots.bars(axes[0], padding, "text", "Padding must move nothing", label)
+plots.bars(axes[1], meaning, "text", "Cat → fox must move it", label)
 axes[1].set_yticks([])
 plots.show(
     fig,
     "Padding moves the vector if the last place is pooled or the mask is missing. The "
     "vector at START does not change with the caption",
 )
-for name, moved, differs in zip(cases, padding, meaning, strict=True):
-    print(f"{name}: padding moves it: {moved > 1e-3}, meaning: {differs > 1e-3}")
+for case in cases:
+    moves, differs = padding[case] > 1e-3, meaning[case] > 1e-3
+    print(f"{case}: padding moves it: {moves}, meaning: {differs}")
 
 # %% [markdown]
 # - **Pool the last place** (`states[:, -1]`): the vector belongs to a padding token,

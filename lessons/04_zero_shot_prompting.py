@@ -281,10 +281,10 @@ by_luck = top_k_accuracy(scores[~heard], targets[~heard])
 
 # %%
 fig, ax = plots.figure(width=6.5, height=1.9)
-names_of_bars = ["all words heard before", "with a new word", "blind guess"]
-values = [100 * by_parts, 100 * by_luck, 100 / len(CLASSES)]
-plots.bars(ax, names_of_bars, values, "shared", "It puts together what it has heard")
-ax.set_xlabel("top-1 on unseen concepts, percent")
+parts = {"all words heard before": 100 * by_parts, "with a new word": 100 * by_luck}
+parts["blind guess"] = 100 / len(CLASSES)
+title = "It puts together what it has heard"
+plots.bars(ax, parts, "shared", title, "top-1 on unseen concepts, percent")
 plots.show(fig, "Names made of known words are found, names with a new word rarely")
 print(f"of labels whose words all occur in captions, over 30 %: {by_parts > 0.3}")
 print(f"of labels with a new word, under 20 %: {by_luck < 0.2}")
@@ -363,8 +363,8 @@ found = {
 
 # %%
 fig, ax = plots.figure(width=6.5, height=2.4)
-plots.bars(ax, list(found), list(found.values()), "text", "Wording matters")
-ax.set_xlabel("top-1 on unseen concepts, percent")
+label = "top-1 on unseen concepts, percent"
+plots.bars(ax, found, "text", "Wording matters", label)
 plots.show(fig, "Accuracy with five ways to say the same")
 print(f"capitals change nothing: {found['label'] == found['LABEL']}")
 print(f"new words cost accuracy: {found['new words'] < found['label']}")
@@ -720,9 +720,9 @@ plots.curve(axes[0], curves[0], "bag of words", "noise", smooth=10)
 plots.curve(axes[0], curves[1], "Transformer", "text", smooth=10)
 axes[0].set(title="The bag is stuck", xlabel="step", ylabel="loss")
 axes[0].legend()
-plots.bars(axes[1], list(results), list(results.values()), "text", "Who can read?")
+label = "share right; the line is guessing"
+plots.bars(axes[1], results, "text", "Who can read?", label)
 axes[1].axvline(0.5, color=plots.COLOURS["wrong"], ls="--")
-axes[1].set_xlabel("share right; the line is guessing")
 plots.show(fig, "The Transformer tells the two sentences apart, the bag guesses")
 a, b = bag.encode_text(["fox left of panda", "panda left of fox"])
 print(f"to the bag both sentences are the same: {torch.allclose(a, b, atol=1e-6)}")
@@ -840,7 +840,8 @@ widgets.live(
 typed = ["brown heart", "red heart", "brown circle", "truck"]
 shares = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
 fig, ax = plots.figure(width=6.5, height=2)
-plots.bars(ax, typed, shares, "shared", "A brown heart among four prompts")
+bars = dict(zip(typed, shares.tolist(), strict=True))
+plots.bars(ax, bars, "shared", "A brown heart among four prompts")
 plots.show(fig, "The bars that the playground shows at first")
 print(f"brown heart wins: {shares.argmax().item() == 0}")
 

@@ -124,11 +124,11 @@ def curve(ax, values, label: str = "", colour: str = "shared", smooth: int = 1) 
     ax.plot(x, y, color=COLOURS.get(colour, colour), label=label or None, linewidth=1.6)
 
 
-def bars(ax, names, values, colour: str = "shared", title="", label: str = "") -> None:
-    """Horizontal bars, the first on top."""
-    y = range(len(names))
-    ax.barh(y, values, color=COLOURS.get(colour, colour))
-    ax.set_yticks(y, names)
+def bars(ax, lengths: dict, colour: str = "shared", title="", label: str = "") -> None:
+    """Horizontal bars {name: length}, the first on top; `label` says what a length is."""
+    y = range(len(lengths))
+    ax.barh(y, list(lengths.values()), color=COLOURS.get(colour, colour))
+    ax.set_yticks(y, lengths)
     ax.invert_yaxis()
     ax.set_title(title)
     ax.set_xlabel(label)

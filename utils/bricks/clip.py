@@ -142,25 +142,25 @@ class PairLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images, texts, scale):
         logits = scale * images @ texts.T  # (N, N)
-        rows = torch.cat([part.logsumexp(1) for part in logits.split(512)])
         columns = torch.cat([part.logsumexp(0) for part in logits.split(512, 1)])
-        ctx.save_for_backward(images, texts, scale, logits, rows, columns)
         # cross-entropy is logsumexp − the right logit; the diagonal is right
-        return (rows + columns).mean() / 2 - logits.diagonal().mean()
+        loss = (columns - logits.diagonal()).mean() / 2
+        for start in range(0, len(logits), 512):
+            part = logits[start : start + 512]
+            rows = part.log_softmax(1)  # (512, N)
+            loss -= rows.diagonal(start).sum() / (2 * len(logits))
+            # from here on the slopes take the place of the logits
+            torch.add(rows.exp_(), (part - columns).exp_(), out=part)
+        logits.diagonal().sub_(2)
+        ctx.save_for_backward(images, texts, scale, logits)
+        return loss
 
     @staticmethod
     def backward(ctx, grad):
-        images, texts, scale, logits, rows, columns = ctx.saved_tensors
-        to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
-        for start in range(0, len(images), 512):
-            part = slice(start, start + 512)
-            slope = (logits[part] - rows[part, None]).exp_()  # (512, N)
-            slope += (logits[part] - columns).exp_()
-            slope.diagonal(start).sub_(2)
-            to_images[part] = slope @ texts
-            to_texts.addmm_(slope.T, images[part])
+        images, texts, scale, slopes = ctx.saved_tensors
+        to_images, to_texts = slopes @ texts, slopes.T @ images  # (N, d)
         share = grad / (2 * len(images))
-        to_scale = share * (to_images * images).sum()
+        to_scale = share * to_images.flatten().dot(images.flatten())
         return to_images.mul_(share * scale), to_texts.mul_(share * scale), to_scale
 
 
@@ -317,13 +317,21 @@ def read_merges(folder: Path) -> list:
     return merges
 
 
+def read_vocab(folder: Path) -> dict | None:
+    """vocab.json of a folder, token → id; None when there is none."""
+    path = folder / "vocab.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (OSError, ValueError, RecursionError):
+        raise checkpoints.CheckpointError(
+            f"vocab.json in {folder.name}/ is not JSON; fetch it again."
+        ) from None
+
+
 def read_pretrained(kind: type, folder: Path):
     """A CLIP with the weights and the tokenizer of a folder in transformers' format."""
     config, merges = read_config(folder), read_merges(folder)
-    pickled = [p for p in folder.iterdir() if p.suffix in checkpoints.PICKLED]
     weights = folder / "model.safetensors"
-    if pickled and not weights.exists():
-        weights = pickled[0]  # refused by name
     theirs, _ = checkpoints.read(weights)
     try:
         clip = kind(merges=merges, **config)
@@ -349,6 +357,11 @@ def read_pretrained(kind: type, folder: Path):
         raise checkpoints.CheckpointError(
             f"{weights.name} has {left[0]!r}, which config.json does not describe; "
             "use the config.json that belongs to it."
+        )
+    if read_vocab(folder) not in (None, clip.tokenizer.ids):
+        raise checkpoints.CheckpointError(
+            f"vocab.json and merges.txt in {folder.name}/ give words other ids; "
+            "fetch both again."
         )
     return clip
 

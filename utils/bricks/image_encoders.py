@@ -62,8 +62,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     q, k, v: (..., L, d); mask: (L, L), added to the scores, −inf where a token may not
     look. Returns (..., L, d). Vaswani et al. 2017, eq. 1.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # torch's fused kernel is several times slower than plain products in this case
+    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # back through torch's fused kernel is several times slower in this case
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., L, L)
         if mask is not None:
             scores = scores + mask.to(scores.dtype)
@@ -74,7 +74,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class Attention(nn.Module):
     """Self-attention with several heads: (B, L, width) → the same shape.
 
-    Queries, keys and values come from one product. Vaswani et al. 2017, sec. 3.2.2.
+    Queries, keys and values come from one product. With only = (B,), the place of one
+    token in each row, that token alone asks: (B, 1, width). Vaswani et al. 2017, sec.
+    3.2.2.
     """
 
     def __init__(self, width: int, heads: int):
@@ -85,9 +87,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
         parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, h, d)
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
+        if only is not None:
+            rows = torch.arange(len(q), device=q.device)
+            q = q[rows, :, only].unsqueeze(2)  # (B, h, 1, d)
+            mask = None if mask is None else mask[only, None, None]  # (B, 1, 1, L)
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
@@ -106,7 +114,9 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 class Block(nn.Module):
     """A pre-norm Transformer block: (B, L, width) → the same shape.
 
-    x + attention(norm(x)), then x + mlp(norm(x)). Radford et al. 2019, sec. 2.3.
+    x + attention(norm(x)), then x + mlp(norm(x)). With only = (B,), the place of one
+    token in each row, just that token's output: (B, 1, width). Radford et al. 2019,
+    sec. 2.3.
     """
 
     def __init__(
@@ -121,8 +131,13 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), mask)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
+        change = self.attention(self.norm1(x), mask, only)
+        if only is not None:
+            x = x[torch.arange(len(x), device=x.device), only].unsqueeze(1)
+        x = x + change
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
@@ -167,8 +182,10 @@ class ViT(nn.Module):
             x = self.drop_patches(x)
         first = (self.class_token + self.positions[0]).expand(len(x), 1, -1)
         x = self.norm_pre(torch.cat([first.to(x.dtype), x], 1))  # (B, N+1, width)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
+        x = last(x, only=x.new_zeros(len(x), dtype=torch.long))  # the class token
         return self.norm_post(x[:, 0])  # (B, width)
 
     def drop_patches(self, x: Tensor) -> Tensor:

@@ -245,15 +245,20 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.fc2.weight, std=narrow)
 
-    def states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Every token's last hidden state (B, L, width); mask: causal by default."""
+    def states(
+        self, ids: Tensor, mask: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
+        """Every token's last hidden state (B, L, width); mask: causal by default.
+
+        With only = (B,), the state of the token at that place: (B, 1, width).
+        """
         if mask is None:
             mask = causal_mask(ids.shape[1], ids.device)
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x, mask)
-        return self.norm(x)
+        return self.norm(last(x, mask, only))
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = torch.arange(len(ids), device=ids.device)
-        return self.states(ids)[rows, end_positions(ids, self.end)]
+        return self.states(ids, only=end_positions(ids, self.end))[:, 0]
