@@ -23,11 +23,25 @@ def logit_gradient(logits):
     both = logits.softmax(1) + logits.softmax(0)
     return (both / 2 - torch.eye(n)) / n
 """
+BY_AUTOGRAD = """
+def logit_gradient(logits):
+    logits = logits.clone().requires_grad_()
+    right = torch.arange(len(logits))
+    loss = F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)
+    return torch.autograd.grad(loss / 2, logits)[0]
+"""
 WRONG = [
     ("pair_accuracy", SHARES, "rows, columns\n", "columns, rows\n", "swapped"),
     ("pair_accuracy", SHARES, "argmax(0)", "argmax(1)", "use argmax(0)"),
     ("pair_accuracy", SHARES, "mean()", "sum()", "divided by N"),
     ("pair_accuracy", SHARES, "return rows, columns", "return rows", "two numbers"),
+    (
+        "pair_accuracy",
+        SHARES,
+        "logits.argmax(1) == right",
+        "logits.diagonal() > logits.mean(1)",
+        "6 random pairs",
+    ),
     ("hard_loss", HARD, "torch.cat([passages, hard])", "passages", "change nothing"),
     ("hard_loss", HARD, "questions @", "F.normalize(questions, dim=1) @", "not the mean"),
     (
@@ -51,5 +65,6 @@ WRONG = [
     ("logit_gradient", GRADIENT, ") / n", ")", "divide by N"),
     ("logit_gradient", GRADIENT, "return (", "return 2 * (", "divide by 2"),
     ("logit_gradient", GRADIENT, "return (", "return -(", "sign"),
+    ("logit_gradient", BY_AUTOGRAD, "asks autograd"),
     ("logit_gradient", GRADIENT, " - torch.eye(n)", "", "one-hot part is missing"),
 ]

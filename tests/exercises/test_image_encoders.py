@@ -97,6 +97,13 @@ WRONG = [
         lambda layers: field(layers[::-1], lambda f, j, k, s: (f + (k - 1) * j, j * s)),
         "not those after",
     ),
+    (
+        "receptive_field",
+        lambda layers: (
+            1 + sum((k - 1) * s for (k, _), (_, s) in zip(layers, [(1, 1), *layers], strict=False))
+        ),
+        "not only the last one",
+    ),
     ("patchify", lambda x, p: x.reshape(len(x), -1, 3 * p * p), "lie in a row"),
     (
         "patchify",

@@ -48,4 +48,5 @@ WRONG = [
     ("like_this_but", BUT, "image + more - less", "image", "change nothing"),
     ("like_this_but", BUT, "argmax", "argmin", "farthest"),
     ("like_this_but", BUT, ".argmax().item()", "", "one index"),
+    ("like_this_but", BUT, "more - less", "(more - less) / 2", "the whole difference"),
 ]

@@ -37,6 +37,13 @@ def check_pair_accuracy(pair_accuracy):
         close(columns, 1 / 3, 1e-3),
         f"one of three columns chooses the diagonal, you found {columns:.2f}: use argmax(0)",
     )
+    logits, own = random(6, 6, seed=22), torch.arange(6)
+    right = [(logits.argmax(way) == own).float().mean().item() for way in (1, 0)]
+    expect(
+        close([float(value) for value in pair_accuracy(logits)], right, 1e-3),
+        "wrong for 6 random pairs: the diagonal must be the largest entry of its line, "
+        "not only a large one",
+    )
 
 
 @exercise("a hard wrong answer")
@@ -74,7 +81,12 @@ def check_hard_loss(hard_loss):
 @exercise("the gradient by hand")
 def check_logit_gradient(logit_gradient):
     logits = random(4, 4).double()
-    answer = tried(logit_gradient(logits))
+    try:
+        with torch.no_grad():
+            answer = tried(logit_gradient(logits))
+    except RuntimeError as error:
+        expect("require grad" not in str(error), "this asks autograd; write the formula")
+        raise
     expect(tuple(answer.shape) == (4, 4), f"the shape is {tuple(answer.shape)}, not (4, 4)")
     eye = torch.eye(4, dtype=torch.float64)
     rows, columns = logits.softmax(1), logits.softmax(0)

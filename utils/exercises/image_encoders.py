@@ -1,5 +1,7 @@
 """Checks of the exercises in lesson 01."""
 
+import numbers
+
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +14,7 @@ def _number(value, what: str) -> float:
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
     expect(
-        isinstance(value, int | float) and not isinstance(value, bool),
+        isinstance(value, numbers.Real) and not isinstance(value, bool),
         f"you returned a {type(value).__name__}; {what} is one whole number.",
     )
     return value
@@ -79,6 +81,11 @@ def check_receptive_field(receptive_field):
             ),
             early: "a layer's own stride counts only for the layers after it",
             _field(layers[::-1]): "the strides before a layer count, not those after",
+            1
+            + sum(
+                (kernel - 1) * (layers[i - 1][1] if i else 1)
+                for i, (kernel, _) in enumerate(layers)
+            ): "all strides before a layer multiply, not only the last one",
         }
         hint = hints.get(seen, "begin with 1 pixel; each layer adds its part")
         expect(seen == right, f"for {layers} you gave {seen:g}, it is {right}; {hint}.")

@@ -1,5 +1,7 @@
 """Checks of the exercises in lesson 02."""
 
+import numbers
+
 import torch
 
 from utils.bricks.text_encoders import END, START, Tokenizer, learn_merges, merge
@@ -119,6 +121,14 @@ def check_window_mask(window_mask):
         (wide == torch.full((4, 4), -torch.inf).triu(1)).all(),
         "a window wider than the text is the plain causal mask",
     )
+    place = torch.arange(6)
+    back = place[:, None] - place
+    three = torch.as_tensor(window_mask(6, 3)) == 0
+    expect(
+        (three == ((back >= 0) & (back < 3))).all(),
+        "with width 3 the last token sees 3 tokens, itself included; "
+        f"yours sees {int(three[-1].sum())}",
+    )
     return "each token sees itself and a little of the past"
 
 
@@ -151,10 +161,14 @@ def check_pool(pool):
         close(answer, right),
         "the first END of the rows stands at places 2, 4 and 1; yours are others",
     )
-    ids = torch.tensor([[5, 2, 7, 2]])
+    one = torch.eye(4)[None]
     expect(
-        close(pool(torch.eye(4)[None], ids, 2), torch.eye(4)[1:2]),
+        close(pool(one, torch.tensor([[5, 2, 2, 2]]), 2), one[:, 1]),
         "END is the id you are given, not always the largest in the row",
+    )
+    expect(
+        close(pool(one, torch.tensor([[5, 2, 7, 2]]), 2), one[:, 1]),
+        "what follows END may be anything; look for the first END, count nothing",
     )
     return "the vector that has read the whole caption"
 
@@ -175,10 +189,11 @@ def check_merges_needed(merges_needed):
         answer = merges_needed(list(TEXTS), merges, target)
         expect(
             answer is not None,
-            f"{right} merges give {target:.2f} tokens a text; you returned None",
+            f"{right} merges give {target:.2f} tokens a text; you returned None. Count "
+            "encode(text), without START and END, and take the mean over texts",
         )
         expect(
-            isinstance(answer, int) and not isinstance(answer, bool),
+            isinstance(answer, numbers.Integral) and not isinstance(answer, bool),
             f"the number of merges is an int, not a {type(answer).__name__}",
         )
         expect(
