@@ -133,6 +133,7 @@ def test_a_slow_hub_is_not_waited_for(hub, monkeypatch):
 def test_no_hub_is_never_a_fault(monkeypatch, address):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     found = doctor.check_hub()
     assert found.mark == "○" and address in found.seen
 
@@ -163,3 +164,24 @@ def test_it_speaks_where_nothing_is_installed():
     assert done.stderr == ""
     assert "torch cannot be imported" in done.stdout
     assert "✗ missing" in done.stdout and "pip install" in done.stdout
+
+
+def test_an_old_python_is_told_before_anything_newer_is_asked(monkeypatch):
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 9, 6))
+    found = {finding.what: finding for finding in doctor.examine()}
+    assert found["Python"].mark == "✗" and "3.11" in found["Python"].remedy
+    assert "packages" not in found
+
+
+def test_little_memory_and_little_disk_are_said(monkeypatch):
+    monkeypatch.setattr(doctor, "memory_gb", lambda: 2.0)
+    usage = type("Usage", (), {"free": 2**29})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    found = {finding.what: finding for finding in doctor.check_machine()}
+    assert found["memory"].mark == found["disk"].mark == "○"
+
+
+def test_a_card_that_cannot_be_read_is_a_fault(tmp_path):
+    folder = tmp_path / "assets" / "checkpoints"
+    (folder / "clip.json").mkdir(parents=True)
+    assert "clip.json is not a card" in doctor.check_checkpoints(tmp_path).seen

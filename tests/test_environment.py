@@ -1,7 +1,7 @@
 """pyproject.toml, constraints.txt, environment.yml and what is installed agree."""
 
-import os
 import re
+import shutil
 import subprocess
 import tomllib
 from importlib.metadata import distribution
@@ -23,7 +23,7 @@ DIRECT = [
 ]
 PINS = doctor.pins()
 # Installed on other systems only, so that nothing here can tell who asks for them.
-ELSEWHERE = {"appnope", "colorama", "pywinpty"}
+ELSEWHERE = {"appnope", "colorama", "overrides", "pexpect", "ptyprocess", "pywinpty"}
 
 
 def installed() -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_conda_installs_the_same():
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs make")
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_alone_lists_every_target_in_a_line_each():
     # make tells of its folder when another make called it
     shown = subprocess.check_output(["make", "--no-print-directory"], cwd=ROOT, text=True)

@@ -11,7 +11,6 @@ import platform
 import shutil
 import sys
 import threading
-import tomllib
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -98,6 +97,8 @@ def pins(root: Path = ROOT) -> dict[str, str]:
 
 def needed(root: Path = ROOT) -> list[str]:
     """Names of the packages the course imports, from pyproject.toml."""
+    import tomllib  # new in Python 3.11, which `examine` asks for first
+
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
     dependencies = tomllib.loads(text)["project"]["dependencies"]
     return [requirement.split(">=")[0] for requirement in dependencies]
@@ -182,13 +183,16 @@ def check_checkpoints(root: Path = ROOT) -> Finding:
         weights = path.with_suffix(".safetensors")
         try:
             expected = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             faults.append(f"{path.name} is not a card")
             continue
-        if not weights.exists():
+        try:
+            if hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
+                faults.append(f"{weights.name} is not the file its card describes")
+        except FileNotFoundError:
             faults.append(f"{weights.name} is missing")
-        elif hashlib.sha256(weights.read_bytes()).hexdigest() != expected:
-            faults.append(f"{weights.name} is not the file its card describes")
+        except OSError as error:
+            faults.append(f"{weights.name} cannot be read ({error.strerror})")
     cardless = {p.stem for p in folder.glob("*.safetensors")} - {p.stem for p in cards}
     faults += [f"{name}.json is missing" for name in sorted(cardless)]
     seen = ", ".join(faults) or ", ".join(path.stem for path in cards)
@@ -244,8 +248,11 @@ def check_chromium() -> Finding:
 
 def examine() -> list[Finding]:
     """Everything the report shows, top to bottom."""
+    machine_found = check_machine()
+    if machine_found[0].remedy:
+        return machine_found  # an old Python cannot tell the rest
     return [
-        *check_machine(),
+        *machine_found,
         *check_packages(),
         check_data(),
         check_checkpoints(),
