@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from utils import checkpoints, pretrain
 from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
-from utils.data import LANGUAGES, Pairs, emoji_hash
+from utils.data import LANGUAGES, Pairs, augment, emoji_hash
 
 STEPS = 40
 VIT = {"tower": "vit", "image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
@@ -370,6 +371,61 @@ def test_cached_gradients_equal_the_whole_batch_to_1e_10(monkeypatch):
     for (name, one), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
         assert one.grad.dtype == torch.float64
         torch.testing.assert_close(other.grad, one.grad, atol=1e-10, rtol=0, msg=name)
+
+
+def test_unseen_changes_no_weight(toys, tmp_path, monkeypatch):
+    def other(split):
+        pairs = toy_pairs("train" if split == "train" else "another")
+        owls = pairs.table | {"label_en": ["owl"] * 24}
+        return pairs if split == "train" else replace(pairs, table=owls)
+
+    run(tmp_path / "one")
+    monkeypatch.setattr(pretrain, "load_emoji", other)
+    run(tmp_path / "two")
+    one, two = ((tmp_path / n / "clip.safetensors").read_bytes() for n in ("one", "two"))
+    assert one == two
+
+
+def test_the_average_is_shipped(toys, tmp_path):
+    run(tmp_path)
+    state = checkpoints.read(tmp_path / "runs" / "clip" / "state.safetensors")[0]
+    shipped = checkpoints.read(tmp_path / "clip.safetensors")[0]
+    assert all(torch.equal(v, state[f"average.{k}"].half()) for k, v in shipped.items())
+    assert not all(torch.equal(v, state[f"model.{k}"].half()) for k, v in shipped.items())
+
+
+def test_the_scale_is_clamped_after_every_step(toys, tmp_path, monkeypatch):
+    calls, clamp = [], CLIP.clamp_scale
+    monkeypatch.setattr(CLIP, "clamp_scale", lambda self: calls.append(1) or clamp(self))
+    run(tmp_path)
+    steps = json.loads((tmp_path / "clip.json").read_text())["steps"]
+    assert len(calls) == steps
+
+
+def test_accuracy_is_counted_as_by_hand(monkeypatch):
+    pairs, eye = toy_pairs().take([*range(24), 0, 1]), torch.eye(24)
+    vectors = eye[[*range(12), *[0] * 14]]  # from the twelfth on, all look like concept 0
+
+    def classes(clip, labels, templates):
+        found = eye[[int(re.search(r"\d+", label)[0]) for label in labels]]
+        return found if labels[0].startswith("fox") else found.roll(1, 1)
+
+    monkeypatch.setattr(pretrain, "image_vectors", lambda *_: vectors)
+    monkeypatch.setattr(pretrain, "class_vectors", classes)
+    found = pretrain.evaluate(CLIP(VIT, TEXT, [], 16), {"toys": pairs})
+    assert (found["toys_en_top1"], found["toys_zh_top1"]) == (50.0, 3.8)  # 13 and 1 of 26
+
+
+def test_a_step_sees_changed_pictures_and_both_languages(monkeypatch):
+    clip, recipe = CLIP(VIT, TEXT, [], 16), RECIPES["whole_vit"]
+    kind, pictures, captions = type(clip.tokenizer), [], []
+    real = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, x: captions.extend(x) or real(self, x))
+    monkeypatch.setattr(pretrain, "augment", lambda p, g: pictures.append(p) or augment(p, g))
+    pretrain.clip_loss(clip, toy_pairs(), recipe)(0)
+    assert [p.shape for p in pictures] == [(recipe.batch, 3, 32, 32)]
+    chinese = [bool(re.search("[一-鿿]", text)) for text in captions]
+    assert chinese == [False] * recipe.batch + [True] * recipe.batch
 
 
 if __name__ == "__main__":

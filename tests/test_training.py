@@ -72,6 +72,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
 def test_adamw_leaves_gains_and_biases_undecayed():
     net = Net()
     decayed, others = adamw(net, 1e-3, 0.2).param_groups
+    assert decayed["betas"] == others["betas"] == (0.9, 0.98)
     assert decayed["weight_decay"] == 0.2 and others["weight_decay"] == 0
     assert {p.ndim for p in decayed["params"]} == {2, 4}
     assert {p.ndim for p in others["params"]} == {0, 1}
@@ -150,7 +151,14 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(value):
 
 def test_fit_prints_one_line_that_every_machine_prints(capsys):
     net, _, _ = new()
-    losses = training.fit(net, a_loss(net), 4, name="a little net")
+    plain, modes = a_loss(net.eval()), []
+
+    def loss(step):
+        modes.append(net.training)
+        return plain(step)
+
+    losses = training.fit(net, loss, 4, name="a little net")
+    assert modes == [True] * 4
     assert len(losses) == 4 and not net.training
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "a little net: 4 steps done"

@@ -199,7 +199,8 @@ def pretrain(name: str, recipe: Recipe, folder: Path, runs: Path = RUNS, save_ev
     if state.exists():
         note = resume(state, arguments, clip, optimizer, average)
         start, seconds = note["step"], note["seconds"]
-        report(f"{name}: resuming at step {start} of {recipe.steps}\n")
+        if not rank:
+            report(f"{name}: resuming at step {start} of {recipe.steps}\n")
     began = saved = time.monotonic()
     clip.train()
     for step, loss in training.run(
@@ -217,8 +218,7 @@ def pretrain(name: str, recipe: Recipe, folder: Path, runs: Path = RUNS, save_ev
             continue
         now = time.monotonic()
         done = step + 1
-        pace = (done - start) / (now - began)
-        left = (recipe.steps - done) / pace
+        left = (recipe.steps - done) * (now - began) / (done - start)
         report(f"\r{name}: step {done}/{recipe.steps}, loss {loss:.3f}, {left / 60:.1f} min left ")
         if now - saved > save_every or done == recipe.steps:
             note = {
@@ -263,11 +263,12 @@ def main() -> None:
     parser.add_argument("name", choices=list(RECIPES))
     parser.add_argument("--out", type=Path, default=checkpoints.FOLDER, help="where weights go")
     arguments = parser.parse_args()
-    if "RANK" in os.environ:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
+        if "RANK" in os.environ:
+            cuda = devices.pick().type == "cuda"
+            if cuda:
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            dist.init_process_group("nccl" if cuda else "gloo")
         card = pretrain(arguments.name, RECIPES[arguments.name], arguments.out)
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; run the same command again to go on") from None

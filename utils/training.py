@@ -18,13 +18,17 @@ from utils import checkpoints, plots, widgets
 from utils import device as devices
 
 
-def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW whose decay leaves out gains, biases and scalars, as CLIP's does (sec. 2.5)."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+def adamw(parameters, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW whose decay leaves out gains, biases and scalars, as CLIP's does (sec. 2.5).
+
+    parameters: a model, or some of its parameters.
+    """
+    if isinstance(parameters, nn.Module):
+        parameters = parameters.parameters()
+    trained = [p for p in parameters if p.requires_grad]
     groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
@@ -43,13 +47,9 @@ class MuonAdamW:
         self.matrices = [nn.Parameter(p.data.view(len(p), -1)) for p in self.hidden]
         taken = {id(p) for p in self.hidden}
         rest = [p for p in model.parameters() if id(p) not in taken]
-        groups = [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        ]
         self.parts = [
             torch.optim.Muon(self.matrices, lr=matrix_lr, weight_decay=weight_decay),
-            torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True),
+            adamw(rest, lr, weight_decay),
         ]
 
     @property
