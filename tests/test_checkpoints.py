@@ -12,7 +12,7 @@ from torch import nn
 from utils import checkpoints
 from utils.bricks.clip import CLIP
 from utils.checkpoints import CheckpointError, fill, load, read, save, sha256, write
-from utils.data import emoji_hash
+from utils.data import ROOT, emoji_hash
 
 IMAGE = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 32, "depth": 1, "heads": 2}
 TEXT = {"tower": "transformer", "context": 8, "width": 24, "depth": 1, "heads": 2}
@@ -106,6 +106,20 @@ def test_a_card_that_cannot_be_written_leaves_the_old_card(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(load("clip", folder=folder), "clip", {"recipe": "another"}, folder)
     assert (folder / "clip.json").read_text() == before
+
+
+def test_a_full_disk_leaves_the_old_card_and_is_one_sentence(folder, monkeypatch):
+    before = (folder / "clip.json").read_text()
+    model = load("clip", folder=folder)
+
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    message = refusal(save, model, "clip", {"recipe": "another"}, folder)
+    assert message.startswith("clip.json cannot be written (No space left on device); make room")
+    assert (folder / "clip.json").read_text() == before
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
@@ -205,6 +219,12 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 SHIPPED = [name for name in checkpoints.MODELS if (checkpoints.FOLDER / f"{name}.json").exists()]
+
+
+def test_the_readme_says_what_the_cards_say():
+    found = [checkpoints.card(name)["metrics"]["unseen_en_top1"] for name in SHIPPED]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"they name {found[0]:.0f} and {found[1]:.0f} % right" in text
 
 
 @pytest.mark.parametrize("name", SHIPPED)

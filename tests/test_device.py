@@ -19,12 +19,33 @@ def test_the_fastest_device_present_is_chosen(monkeypatch):
         assert device.pick().type == chosen
 
 
-@pytest.mark.parametrize("word", ["gpu", "CUDA", "cuda0", " "])
+@pytest.mark.parametrize("word", ["gpu", "CUDA", "cuda0", "cuda:x", " "])
 def test_an_unknown_device_is_one_sentence(word, monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", word)
     with pytest.raises(ValueError) as error:
         device.pick()
     assert str(error.value) == f"WIP_DEVICE is {word!r}; set it to cpu, cuda or mps, or unset it"
+
+
+@pytest.mark.parametrize("word", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_one_sentence(word, monkeypatch):
+    monkeypatch.setenv("WIP_DEVICE", word)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^WIP_DEVICE is '{word}', but torch finds none here"):
+        device.pick()
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(
+    "kind, asked", [("cuda", "cuda.is_bf16_supported"), ("cpu", "cpu._is_avx512_bf16_supported")]
+)
+def test_bfloat16_only_where_the_machine_multiplies_it(kind, asked, monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(f"torch.{asked}", lambda there=there, **_: there)
+        context = device.half_precision(torch.device(kind))
+        assert isinstance(context, torch.autocast) == there
+    assert not isinstance(device.half_precision(torch.device("mps")), torch.autocast)
 
 
 def test_a_seed_fixes_layers_and_draws():

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,12 +42,22 @@ def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
 
     Raises CheckpointError, and leaves the old file, when the disk does not take it.
     """
-    temporary = path.with_name(path.name + ".tmp")
     # cloned, because tensors that share memory are refused
     tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    put(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file atomically, as `write` does."""
+    put(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def put(path: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a file by what `fill` writes to the path it is given, all or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=metadata)
+        fill(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -117,10 +128,8 @@ def save(model: nn.Module, name: str, card: dict, folder: Path = FOLDER) -> Path
     path = folder / f"{name}.safetensors"
     write(half, path, {"config": json.dumps(model.config)})
     card = {"name": name, **card, "sha256": sha256(path), "bytes": path.stat().st_size}
-    temporary = folder / f"{name}.json.tmp"
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / f"{name}.json")
+    write_text(text, folder / f"{name}.json")
     return path
 
 
@@ -147,7 +156,10 @@ def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -
     remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
     if not path.is_file():
         raise CheckpointError(f"{path.name} is missing; {remedy}.")
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read ({error.strerror}); {remedy}.") from None
     if found != expected:
         raise CheckpointError(
             f"{path.name} does not match its card (SHA-256 {found[:12]}…, "

@@ -9,12 +9,17 @@ import torch
 def pick() -> torch.device:
     """The fastest device present: CUDA, then Apple's MPS, then the CPU.
 
-    `WIP_DEVICE` overrides the choice (`cpu`, `cuda`, `mps`); ValueError for another word.
+    `WIP_DEVICE` overrides the choice (`cpu`, `cuda`, `mps`). Raises ValueError if it names
+    no device, or one that torch does not find.
     """
     wanted = os.environ.get("WIP_DEVICE", "")
     if wanted:
-        if wanted.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        kind, colon, number = wanted.partition(":")
+        if kind not in ("cpu", "cuda", "mps") or (colon and not number.isdecimal()):
             raise ValueError(f"WIP_DEVICE is {wanted!r}; set it to cpu, cuda or mps, or unset it")
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        if kind in there and not there[kind]():
+            raise ValueError(f"WIP_DEVICE is {wanted!r}, but torch finds none here; unset it")
         return torch.device(wanted)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -36,7 +41,7 @@ def generator(value: int, step: int = 0) -> torch.Generator:
 
 def half_precision(device: torch.device):
     """Autocast to bfloat16 where the device multiplies it in hardware, else do nothing."""
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.autocast("cpu", torch.bfloat16)

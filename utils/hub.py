@@ -26,11 +26,15 @@ def folder(source) -> Path:
             f"{source!a:.80} is neither a folder on disk nor a hub name like "
             "openai/clip-vit-base-patch32; check the spelling."
         )
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    cached = [try_to_load_from_cache(source, name) for name in FILES]
-    if all(isinstance(path, str) for path in cached):
-        return Path(cached[0]).parent
+    # main first, then the hub's own conversions that `fetch` may have taken
+    store = Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}")
+    requests = sorted((store / "refs" / "refs" / "pr").glob("*"))
+    for revision in ("main", *(f"refs/pr/{path.name}" for path in requests)):
+        cached = [try_to_load_from_cache(source, name, revision=revision) for name in FILES]
+        if all(isinstance(path, str) for path in cached):
+            return Path(cached[0]).parent
     return fetch(source)
 
 
@@ -39,7 +43,7 @@ def fetch(name: str) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise CheckpointError(
             f"{name} is not on disk and HF_HUB_OFFLINE is set; unset it to download the model."
         )
