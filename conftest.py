@@ -12,6 +12,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
 
+# Not a person's settings of IPython, which could change what a cell prints.
+IPYTHON = ROOT / ".jupyter" / "ipython"
+IPYTHON.mkdir(parents=True, exist_ok=True)
+os.environ["IPYTHONDIR"] = str(IPYTHON)
+
 
 def pytest_configure(config):
     # An absolute path, for nbval looks for the file in the current folder.

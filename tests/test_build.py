@@ -403,6 +403,12 @@ def test_check_finds_what_is_missing(course):
     ]
 
 
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"", b'{"cells": 3}'])
+def test_check_finds_what_is_no_notebook(course, content):
+    (course / "notebooks/02_solids.ipynb").write_bytes(content)
+    assert found(course) == "notebooks/02_solids.ipynb: missing or not a notebook; build it"
+
+
 def test_check_finds_what_has_no_lesson(course):
     (course / "notebooks/03_old.ipynb").write_text("{}")
     (course / "notebooks/01_shapes.mine.ipynb").write_text("{}")

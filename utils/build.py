@@ -24,7 +24,6 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbformat.reader import NotJSONError, ValidationError
 
 from utils import export
 
@@ -135,8 +134,12 @@ def execute(lesson: Lesson) -> tuple[nbformat.NotebookNode, float, float | None]
         store_widget_state=False,
         record_timing=False,
     )
+    # not a person's settings of IPython, which could change what a cell prints
+    settings = folder.parent / ".jupyter" / "ipython"
+    settings.mkdir(parents=True, exist_ok=True)
+    places = {"PYTHONPATH": path, "IPYTHONDIR": str(settings)}
     start = time.perf_counter()
-    with client.setup_kernel(env=os.environ | ENVIRONMENT | {"PYTHONPATH": path}):
+    with client.setup_kernel(env=os.environ | ENVIRONMENT | places):
         for index, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, index)
@@ -344,7 +347,7 @@ def stored_notebook(lesson: Lesson):
     """The notebook on disk; None if there is none that can be read."""
     try:
         return nbformat.read(lesson.notebook, as_version=4)
-    except (FileNotFoundError, NotJSONError, ValidationError):
+    except Exception:  # a damaged file can fail anywhere in nbformat
         return None
 
 

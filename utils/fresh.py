@@ -16,13 +16,14 @@ NOT_A_CLONE = (
 )
 
 
-def git(root: Path, *words: str) -> bytes | None:
-    """What a git command prints in `root`; None where it fails or there is no git."""
+def git(root: Path, *words: str) -> subprocess.CompletedProcess:
+    """A git command in `root`, done. Raises SystemExit where there is no git."""
     try:
-        done = subprocess.run(["git", "-C", root, *words], capture_output=True)
+        return subprocess.run(["git", "-C", root, *words], capture_output=True)
     except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+        raise SystemExit(
+            "git is not installed, and it knows what was shipped: install git."
+        ) from None
 
 
 def spare_name(path: Path) -> Path:
@@ -55,19 +56,25 @@ def fresh(lesson: str, root: Path = ROOT) -> str:
     Nothing is replaced before the learner's version is safe under its new name.
     Raises SystemExit with one line if there is no such lesson, or no git to ask.
     """
-    lesson = lesson.zfill(2)
     listed = git(root, "ls-tree", "--name-only", "HEAD", "notebooks/")
-    shipped_names = sorted((listed or b"").decode().split())
+    if b"dubious ownership" in listed.stderr:
+        raise SystemExit(
+            "git distrusts this folder, which another user owns: run git config "
+            f'--global --add safe.directory "{root}".'
+        )
+    shipped_names = sorted(listed.stdout.decode().split())
     if not shipped_names:
-        raise SystemExit(NOT_A_CLONE.format(lesson=lesson))
-    found = [n for n in shipped_names if n.startswith(f"notebooks/{lesson}_")]
+        raise SystemExit(NOT_A_CLONE.format(lesson=lesson.zfill(2)))
+    wanted = f"notebooks/{lesson.zfill(2)}_" if lesson else None
+    found = [n for n in shipped_names if wanted and n.startswith(wanted)]
     if not found:
         numbers = ", ".join(Path(n).name[:2] for n in shipped_names)
-        raise SystemExit(f"There is no lesson {lesson}; choose one of {numbers}.")
+        raise SystemExit(f"There is no lesson {lesson!r}; choose one of {numbers}.")
     name = found[0]
-    content = git(root, "cat-file", "blob", f"HEAD:./{name}")
-    if content is None:
+    blob = git(root, "cat-file", "blob", f"HEAD:./{name}")
+    if blob.returncode:
         raise SystemExit(f"git could not read {name}: run git fsck to see why.")
+    content = blob.stdout
     path = root / name
     if not path.exists():
         write_new(path, content)
@@ -89,7 +96,13 @@ def fresh(lesson: str, root: Path = ROOT) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.fresh", description=__doc__)
     parser.add_argument("lesson", help="the number of a lesson, such as 03")
-    print(fresh(parser.parse_args().lesson))
+    lesson = parser.parse_args().lesson
+    try:
+        print(fresh(lesson))
+    except OSError as error:
+        raise SystemExit(
+            f"{error}; nothing of yours is lost: mend that and try again."
+        ) from None
     print("If it is open in JupyterLab: File > Reload Notebook from Disk.")
 
 

@@ -132,7 +132,13 @@ def main() -> None:
             f"or choose another port: make lab PORT={other} (where there is no make, "
             f"python -m utils.lab --port {other})."
         )
-    keep_inside()
+    try:
+        keep_inside()
+    except OSError as error:
+        raise SystemExit(
+            f"{error.filename} cannot be written ({error.strerror}): copy the course to a "
+            "folder of your own and start it there."
+        ) from None
     try:
         from jupyterlab.labapp import LabApp
     except ModuleNotFoundError as error:
