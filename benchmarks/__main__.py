@@ -28,7 +28,7 @@ def main() -> None:
     ):
         print(f"{row.what}: ratio {row.ratio:.2f}", flush=True)
         rows.append(row)
-    report.write(report.page(rows, recipe.dim), PAGE)
+    report.write(report.page(rows, recipe.dim, device), PAGE)
     print(f"written: {PAGE}")
 
 

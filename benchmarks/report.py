@@ -69,19 +69,22 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> str:
+def machine(device: torch.device) -> str:
     """Date, device, CPU, versions."""
+    name = device.type
+    if device.type == "cuda":
+        name += f" ({torch.cuda.get_device_name(device)})"
     return (
-        f"Measured on {datetime.date.today():%Y-%m-%d}, device {doctor.device()}: "
+        f"Measured on {datetime.date.today():%Y-%m-%d}, device {name}: "
         f"{processor()}, {doctor.cores()} cores of which torch uses {torch.get_num_threads()}, "
         f"{platform.system()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}."
     )
 
 
-def page(rows: Iterable[Row], dim: int) -> str:
+def page(rows: Iterable[Row], dim: int, device: torch.device) -> str:
     return PAGE.format(
-        table=table(rows), machine=machine(), warm_up=WARM_UP, fewest=FEWEST, dim=dim
+        table=table(rows), machine=machine(device), warm_up=WARM_UP, fewest=FEWEST, dim=dim
     )
 
 

@@ -220,7 +220,7 @@ The OpenMoji rows, and works made from those pictures, stay under CC BY-SA 4.0.
 
 ## Limits
 Emoji are drawings, not photographs. Labels are short nouns written by Unicode; Chinese labels are
-translations of them. Flags and letters are {share:.0f} % of the concepts.
+translations of them. Flags and symbols are {share:.0f} % of the concepts.
 """  # noqa: E501
 
 
