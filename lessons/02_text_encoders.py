@@ -52,15 +52,16 @@ for text in re.findall(r'<img[^>]*alt="([^"]*)"', page):
     print(repr(text))
 
 # %% [markdown]
-# **Predict first.** Compare with the page: which pictures are missing, and which one
+# **Look closely.** Compare with the page: which pictures are missing, and which one
 # should not be there?
 #
 # <details><summary>Answer</summary>
 #
 # The dog stands in a comment: there is no such picture. The fox is missing, because its
 # quotes are single; so is the bread, whose tag is in capitals and has no quotes at all.
-# Each repair of the pattern breaks on another tag, because HTML is not a regular
-# language.
+# The empty line is the sunflower, whose `alt` is empty. A longer pattern can mend all
+# three, and then the next page brings a case that it does not know: HTML has more rules
+# than a pattern should carry.
 #
 # </details>
 #
@@ -373,8 +374,9 @@ print(
 )
 
 # %% [markdown]
-# Nobody told it what a word, an ending or a Chinese character is. A `�` is a piece of a
-# character: a Chinese sign is three bytes, so even a single sign needs two merges.
+# We cut the text at words. But nobody told it what an ending or a Chinese character is.
+# A `�` is a piece of a character: most Chinese characters are three bytes, so even a
+# single one needs two merges.
 #
 # The **tokenizer** applies the merges in the order in which they were learnt. Its ids:
 # the 256 bytes, the 256 bytes at a word's end, one id per merge, then two special
@@ -452,10 +454,10 @@ for text in ("a smiling cat", "smilingly", "微笑的猫", "🐈"):
 # "smilingly" is in no caption, and it costs four tokens, not an error. The cat emoji
 # costs four: four bytes that were never seen together.
 #
-# **What comes back.** `decode` gives back the text after lower-casing, Unicode
-# normalisation (NFC: `e` + accent becomes `é`) and with one space between words. So
-# case, runs of spaces and the exact place of spaces around signs are lost; nothing else
-# is.
+# **What comes back.** `decode` gives back the text in lower case, in Unicode's normal
+# form NFC (`e` + accent becomes `é`), with one space between the pieces that
+# `split_words` made. So case and spacing are lost: `12` comes back as `1 2`, `isn't` as
+# `isn 't`. A typed START or END is dropped. Every other character comes back.
 
 # %%
 for text in (
@@ -867,6 +869,9 @@ concepts = [unseen.row(first) for first, *_ in unseen.concepts]
 test_ids = tokenizer([row["label_en"] for row in concepts])
 test_groups = torch.tensor([groups.index(row["group"]) for row in concepts])
 
+largest = (test_groups.bincount().max() / len(test_groups)).item()
+print(f"always the largest group, flags: {largest:.0%} right")
+
 topic = {}
 for name, reader in readers(len(groups)).items():
 
@@ -884,13 +889,13 @@ for name, reader in readers(len(groups)).items():
 for name, value in topic.items():
     print(f"{name}: right for more than half of the unseen concepts: {value > 0.5}")
 gap = abs(topic["bag of words"] - topic["Transformer"])
-print(f"less than 20 points between them: {gap < 0.20}")
+print(f"less than 15 points between them: {gap < 0.15}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Neither, by much. Chance is about one in ten, both are right more than half of the
-# time, and the bag of words is the cheaper one. For "what is it about?", the words are
+# Neither, by much. Both are right more than half of the time, far above the largest
+# group, and the bag of words is the cheaper one. For "what is it about?", the words are
 # enough. The authors of CLIP saw something like it: the text encoder's size
 # mattered little to them (Radford et al. 2021, sec. 2.4).
 #
@@ -941,21 +946,21 @@ fig, axes = plots.figure(columns=2, width=8, height=1.9)
 titles = ("Topic: a bag of words is enough", "Order: only the Transformer reads it")
 for ax, title, result in zip(axes, titles, (topic, order), strict=True):
     plots.bars(ax, result, "text", title, "accuracy")
-    chance = 1 / len(groups) if result is topic else 0.5
+    chance = largest if result is topic else 0.5
     ax.axvline(chance, color=plots.COLOURS["noise"], linestyle="--")
     ax.set_xlim(0, 1)
 plots.show(
     fig,
-    "Accuracy of both towers. Topic: equal, far above chance. Order: the bag of words "
-    "stays at one half, the Transformer is nearly always right",
+    "Accuracy of both towers. Topic: equal, far above the largest group. Order: the "
+    "bag of words stays at one half, the Transformer is nearly always right",
 )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # One half. Twins give the same bag, so they get the same answer, and it is wrong for
-# one of the two. No training can help. (Dashed: chance for the topics; for order, what
-# is left to guess once the two colours are known.)
+# one of the two. No training can help. (Dashed: always the largest group; for order,
+# what is left to guess once the two colours are known.)
 #
 # </details>
 
@@ -1263,8 +1268,8 @@ exercises.check_pool(pool)
 # > **Exercise 5 · How large a vocabulary?** — difficulty 3 of 3, about 10 minutes. Why
 # > it matters: every merge is a row in the table; someone has to choose how many. Write
 # > `merges_needed(texts, merges, target)`: the smallest number of merges, counted from
-# > the first, with which a text takes at most `target` tokens on average; `None` if all
-# > of them are not enough.
+# > the first, with which a text takes at most `target` tokens on average (`encode`,
+# > without START and END); `None` if all of them are not enough.
 
 
 # %% tags=["exercise"]

@@ -35,7 +35,8 @@ print(f"{len(unseen)} pictures of {len(unseen.concepts)} concepts that it never 
 # %% [markdown]
 # `clip` is the shipped model: the class that you wrote in lesson 03, trained for longer
 # by `python -m utils.pretrain clip`. Its card, `assets/checkpoints/clip.json`, says on
-# what, and how well it does.
+# what, and how well it does. The accuracy there is higher than here: it counts every
+# skin tone, and those are easier. We leave them out, so that each drawing counts once.
 
 # %% [markdown]
 # ## A toy you can check by hand
@@ -105,7 +106,9 @@ print(f"at least 5 of 8 names are right: {right >= 5}")
 
 # %% [markdown]
 # No brown heart was in its training data, and no clock at half past six. But red hearts
-# were, and brown circles, and clocks at other times.
+# were, and brown circles, and clocks at other times. These eight were picked because
+# they go well, and each has only eight names to choose from. How it does on all
+# pictures comes below.
 
 # %% [markdown]
 # ## The brick
@@ -196,15 +199,27 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
 # With one template it must equal the naive version. It encodes each prompt once, and
 # all of them together.
 
+
 # %%
-start = time.perf_counter()
-rows = class_vectors(clip, SHOWN, ["a picture of {}"])
-brick = image_vectors(clip, eight) @ rows.T
-middle = time.perf_counter()
-naive_names(pixels, SHOWN)
-end = time.perf_counter()
-print(f"same cosines: {torch.allclose(brick.cpu(), torch.tensor(naive), atol=1e-4)}")
-print(f"at least 3 times faster: {end - middle > 3 * (middle - start)}")
+def seconds(work) -> float:
+    """The fastest of three runs."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def together():
+    prompts = class_vectors(clip, SHOWN, ["a picture of {}"])
+    return image_vectors(clip, eight) @ prompts.T
+
+
+brick = together().cpu()
+faster = seconds(lambda: naive_names(pixels, SHOWN)) / seconds(together)
+print(f"same cosines: {torch.allclose(brick, torch.tensor(naive), atol=1e-4)}")
+print(f"at least twice as fast: {faster > 2}")
 
 # %% [markdown]
 # **Why normalise twice?** Suppose the prompts of one label agree with each other, and
@@ -261,8 +276,9 @@ print(f"names given: {len(named)}")
 #
 # <details><summary>Answer</summary>
 #
-# You know all their words from other captions: woman, shrugging, blue, diamond. No
-# caption held "otter" or "strawberry".
+# You know all their words from other captions: woman, standing, timer, clock. Many of
+# the wrong ones should have a name with a word that no caption held, such as crocodile
+# or cupcake. Known words help, but they are no guarantee.
 #
 # </details>
 
@@ -314,7 +330,7 @@ for row, templates in enumerate(wordings.values()):
 
 # %%
 fig, ax = plots.figure(width=6.5, height=2.8)
-title = "Top-1 in percent, by template and style"
+title = "One template does as well as four (top-1 in percent)"
 plots.heatmap(table, ax, title, list(wordings), list(STYLES), numbers="{:.0f}")
 ax.set_aspect("auto")
 plots.show(fig, "Accuracy of each template on each style")
@@ -324,9 +340,10 @@ print(f"all four against the average template, within 3 points: {gain.abs() < 3}
 print(f"every template is above 10 % on every style: {bool(table.min() > 10)}")
 
 # %% [markdown]
-# Our training captions were made with these very templates, so no single one is bad.
-# On ImageNet the paper gains 1.3 points with "a photo of a {}." over the bare label,
-# and 3.5 more with an ensemble of 80 prompts (Radford et al. 2021, sec. 3.1.4):
+# Four together are no better than one here. Our training captions were made with these
+# very templates, so the model has learnt to look past them. On ImageNet the paper gains
+# 1.3 points with "a photo of a {}." over the bare label, and 3.5 more with an ensemble
+# of 80 prompts (Radford et al. 2021, sec. 3.1.4):
 # captions on the web are sentences, and a lone word is rare among them.
 
 # %% [markdown]
@@ -339,8 +356,8 @@ print(f"every template is above 10 % on every style: {bool(table.min() > 10)}")
 # <details><summary>Answer</summary>
 #
 # Capitals cost nothing: the tokenizer writes all in lower case. New words around the
-# label cost something. "not" hardly matters: the model hears the noun. A keyword shared
-# by many concepts costs most.
+# label cost something. "not" hardly matters: the model hears the noun. One keyword in
+# place of the label costs most, because it says less.
 #
 # </details>
 
@@ -368,7 +385,7 @@ plots.bars(ax, found, "text", "Wording matters", label)
 plots.show(fig, "Accuracy with five ways to say the same")
 print(f"capitals change nothing: {found['label'] == found['LABEL']}")
 print(f"new words cost accuracy: {found['new words'] < found['label']}")
-print(f"with 'not' it still names most of them: {found['not'] > found['label'] / 2}")
+print(f"'not' costs less than 5 points: {abs(found['label'] - found['not']) < 5}")
 print(f"a keyword instead of the label costs most: {min(found, key=found.get)}")
 heart = CLASSES.index("brown heart")
 denied = scores_of(CLASSES, ["not a picture of {}"])[targets == heart].argmax(1)
@@ -402,11 +419,15 @@ print(f"at least 85 % of the old pictures keep their name: {stayed > 0.85}")
 # %%
 scores = features @ both.T
 among_all = top_k_accuracy(scores, targets + len(KNOWN))
-print(f"the new ones are found among {len(both):,}, above 5 %: {among_all > 0.05}")
+taken = (scores.argmax(1) < len(KNOWN)).float().mean().item()
+print(f"the new ones are found among {len(both):,}, above 3 %: {among_all > 0.03}")
+print(f"most new pictures are given an old name: {taken > 0.7}")
 
 # %% [markdown]
 # A classifier with an output for each class would need new weights and new training
-# pictures. Here it is a `torch.cat`.
+# pictures. Here it is a `torch.cat`, and the old classes hardly notice. The new ones
+# do: most of their pictures go to an old name, because names that were trained lie
+# closer to pictures than names that were not.
 
 # %% [markdown]
 # ## Against classifiers that learn
@@ -579,6 +600,13 @@ widgets.live(
 # The text tower saw captions in both languages, always with pictures, never a
 # translation. **Predict first.** Will a label in Chinese be close to the same label in
 # English?
+#
+# <details><summary>Answer</summary>
+#
+# Mostly yes for labels that were trained, less often for new ones: both captions were
+# pulled towards the same pictures.
+#
+# </details>
 
 # %%
 CHINESE = [unseen.table["label_zh"][group[0]] for group in unseen.concepts]
@@ -742,6 +770,13 @@ print(f"the shipped CLIP is below 75 %: {results['the shipped CLIP'] < 0.75}")
 #
 # Choose a photo, upload one, or paste one. Change the labels. **Predict first:** our
 # CLIP learnt from drawings alone. Will it know a photo of a cat?
+#
+# <details><summary>Answer</summary>
+#
+# Not reliably. It may say cat for the photo of the cat; but ask it "cat; dog" about the
+# coffee, and it is just as sure of one of them.
+#
+# </details>
 
 # %%
 GALLERY = {"drawn cat": ("cat face", "fluent"), "drawn dog": ("dog face", "noto")}
@@ -885,8 +920,9 @@ for name, some in (("heard", heard), ("new", ~heard)):
     print(f"{name}: a wrong label is mostly closer: {closer[some].mean() > 0.5}")
 
 # %% [markdown]
-# For names that it can put together the true label is usually closer, so a threshold
-# can help (exercise 3). For a new word something wrong is usually closer.
+# For names that it can put together the true label is closer in more than half of the
+# cases, so a threshold can help (exercise 3). For a new word something wrong is usually
+# closer.
 
 # %% [markdown]
 # **Softmax along the wrong axis.** The matrix is (pictures, labels). One digit wrong,

@@ -216,7 +216,7 @@ def test_the_table_reads_back():
         Row("a step, 64 pairs", "ms", 1234.56, 2469.1, 2.0, (1.9, 2.125)),
         Row("memory", "MB", 0.5, 0.25, 0.5),
     ]
-    seen = parsed(report.page(rows, 256))
+    seen = parsed(report.page(rows, 256, CPU))
     values = [(r["what"], r["unit"], r["ours"], r["theirs"], r["ratio"]) for r in seen]
     assert values == [
         ("a step, 64 pairs", "ms", 1234.6, 2469.1, 2.0),
@@ -226,7 +226,7 @@ def test_the_table_reads_back():
 
 
 def test_the_page_names_machine_versions_and_date():
-    text = report.page([], 256)
+    text = report.page([], 256, CPU)
     date = r"Measured on 20\d\d-\d\d-\d\d, device (cpu|cuda|mps)"
     assert re.search(date, text)
     assert f"torch {torch.__version__}, transformers " in text
@@ -251,7 +251,7 @@ def test_the_shipped_page_is_whole():
     text = PAGE.read_text(encoding="utf-8")
     rows = parsed(text)
     assert "Measured on 20" in text
-    method = report.page([], pretrain.RECIPES["clip"].dim).split("## How")[1]
+    method = report.page([], pretrain.RECIPES["clip"].dim, CPU).split("## How")[1]
     assert text.endswith(method), "benchmarks/README.md is older than the benchmarks: make bench"
     for beginning, count in [
         ("training step of CLIP, ", 1),

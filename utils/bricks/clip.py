@@ -156,6 +156,7 @@ class PairLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         images, texts, scale, slopes = ctx.saved_tensors
         to_images, to_texts = slopes @ texts, slopes.T @ images  # (N, d)
@@ -455,4 +456,4 @@ def write_pretrained(clip: CLIP, folder: Path) -> None:
         to_transformers(state), folder / "model.safetensors", {"format": "pt"}
     )
     for name, content in files.items():
-        (folder / name).write_text(content + "\n", encoding="utf-8")
+        checkpoints.write_text(content + "\n", folder / name)
