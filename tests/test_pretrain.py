@@ -72,6 +72,8 @@ def die(name: str, count: int) -> None:
 def main() -> None:
     """`… RECIPE --out FOLDER`: the state is in FOLDER/runs, and is saved at every step."""
     torch.set_num_threads(1)
+    # tests run in the background hand "ignore Ctrl-C" down to their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "DIE" in os.environ:
         name, count = os.environ["DIE"].split(":")
         die(name, int(count))
