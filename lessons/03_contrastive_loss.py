@@ -635,15 +635,16 @@ print(f"the shipped CLIP's scale is above 20: {shipped.logit_scale.exp() > 20}")
 # %% [markdown]
 # ## Play
 #
-# Name pictures by their labels, type captions, both separated by semicolons, and move
-# the scale. **Predict first:** what do the bars of one picture look like at scale 1,
-# and at 100?
+# A similarity matrix of your own: name pictures by their labels, type captions, both
+# separated by semicolons, and move the scale. Each cell says which share of its row the
+# caption gets, and small below it the cosine. **Predict first:** what does a row look
+# like at scale 1, and at 100?
 #
 # <details><summary>Answer</summary>
 #
-# At scale 1 they differ little: among three captions, a cosine of 1 against two of 0
-# gets only 58 %. At 100 a difference of 0.05 gives odds of 148 to 1. The order never
-# changes: the scale decides how sure, not which.
+# At scale 1 its shares differ little: among three captions, a cosine of 1 against two
+# of 0 gets only 58 %. At 100 a difference of 0.05 gives odds of 148 to 1. The order
+# never changes: the scale decides how sure, not which.
 #
 # </details>
 
@@ -652,7 +653,7 @@ SHELF = {pairs.table["label_en"][g[0]]: g[0] for g in pairs.concepts}
 
 
 def play(wanted, typed, scale):
-    """A table: one row a picture, its softmax over the captions as bars."""
+    """Pictures against captions: the softmax of each row, and the cosines."""
     words = widgets.prompts(typed, most=6)
     labels = widgets.prompts(wanted, most=4)
     missing = [label for label in labels if label not in SHELF]
@@ -663,17 +664,18 @@ def play(wanted, typed, scale):
     picked = pairs.pictures[[SHELF[label] for label in labels]].float() / 255
     with torch.no_grad():
         images = clip.encode_image(picked.to(clip.logit_scale.device))
-        chances = (scale * images @ clip.encode_text(words).T).softmax(1).cpu()
-    return "".join(
-        widgets.thumbnail(picture, 64, label) + widgets.bars(words, row)
-        for picture, label, row in zip(picked, labels, chances, strict=True)
-    )
+        cosines = (images @ clip.encode_text(words).T).cpu()
+    heads = [
+        widgets.thumbnail(picture, 64, label)
+        for picture, label in zip(picked, labels, strict=True)
+    ]
+    return widgets.matrix(heads, words, (scale * cosines).softmax(1), cosines)
 
 
 widgets.live(
     [
         widgets.text("Pictures", "fox; cherries; whale"),
-        widgets.text("Captions", "fox; a picture of cherries; whale"),
+        widgets.text("Captions", "fox; animal; red; a picture of fruit"),
         widgets.slider("Scale", 14.0, 1.0, 100.0),
     ],
     play,

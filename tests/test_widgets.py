@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import red_line
-from utils import widgets
+from utils import plots, widgets
 
 
 def message_of(value: str) -> str:
@@ -152,6 +153,20 @@ def test_bars_show_names_as_text_and_values_as_width():
     assert "25%" in html and "150%" in html
     with pytest.raises(ValueError):
         widgets.bars(["one"], [0.1, 0.2])
+
+
+def test_a_matrix_shows_shares_notes_and_shades():
+    shares, cosines = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.7, -0.12]])
+    html = widgets.matrix(["<img>"], ["<b>", "fox"], shares, cosines)
+    cells = re.findall(r"background:(#\w+);color:(\w+)'>(.*?)</td>", html)
+    purple = plots.COLOURS["shared"]
+    assert cells == [
+        (purple, "white", "100%<br><small>0.70</small>"),
+        ("#ffffff", "black", "0%<br><small>-0.12</small>"),
+    ]
+    assert "<img>" in html and "&lt;b&gt;" in html and "<b>" not in html
+    with pytest.raises(ValueError, match="zip"):
+        widgets.matrix(["one"], ["a"], [[0.1, 0.2]], [[0.1, 0.2]])
 
 
 def test_a_thumbnail_carries_its_picture_and_its_words():

@@ -185,3 +185,25 @@ def bars(names: list[str], values, colour: str = "shared", form: str = "{:.0%}")
             f"width:{width:.1f}%'></div></td><td>{form.format(float(value))}</td></tr>"
         )
     return f"<table style='width:100%;max-width:640px'>{''.join(rows)}</table>"
+
+
+def matrix(rows: list[str], columns: list[str], values, notes, colour: str = "shared") -> str:
+    """A table of shares in [0, 1], the larger the darker; `notes` stand small under them.
+
+    rows: R heads as HTML, such as thumbnails; columns: C heads as text; values, notes: (R, C).
+    """
+    ink = bytes.fromhex(plots.COLOURS[colour].removeprefix("#"))
+    heads = "".join(f"<th style='text-align:center'>{html.escape(name)}</th>" for name in columns)
+    lines = [f"<tr><td></td>{heads}</tr>"]
+    for head, shares, small in zip(rows, values, notes, strict=True):
+        cells = []
+        for _, share, note in zip(columns, shares, small, strict=True):
+            share = max(0.0, min(1.0, float(share)))
+            shade = bytes(round(255 + share * (part - 255)) for part in ink).hex()
+            cells.append(
+                f"<td style='text-align:center;min-width:5em;background:#{shade};"
+                f"color:{'white' if share > 0.5 else 'black'}'>"
+                f"{share:.0%}<br><small>{float(note):.2f}</small></td>"
+            )
+        lines.append(f"<tr><td>{head}</td>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
