@@ -1305,7 +1305,7 @@ print(f"same loss: {torch.allclose(loss, theirs.loss, atol=1e-5)}")
 # to every logit and the loss stays.
 
 # %%
-logits = 10 * images @ images.T
+logits = torch.tensor([[3.0, 1.0], [0.0, 2.0]])
 for name, table in (("as they are", logits), ("5 added to all", logits + 5)):
     both = (table.logsumexp(1) + table.logsumexp(0)).mean() / 2
     print(f"{name}: {both - table.diagonal().mean():.4f}")
