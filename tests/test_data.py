@@ -2,9 +2,12 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,8 +66,22 @@ def test_the_hash_covers_both_files(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_loading_takes_less_than_3_seconds():
-    best = min(elapsed(lambda: load_emoji("train")) for _ in range(3))
-    assert best < 3
+    """The first time in a process, with what it has to import."""
+    timed = "import time; from utils.data import load_emoji; began = time.perf_counter()"
+    timed += "; load_emoji('train'); print(time.perf_counter() - began)"
+    runs = [subprocess.run([sys.executable, "-c", timed], capture_output=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 3
+
+
+def test_datasets_reads_the_same_file(splits, tmp_path):
+    path, pairs = str(data.EMOJI_DIR / "unseen.parquet"), splits["unseen"]
+    theirs = datasets.Dataset.from_parquet(path, cache_dir=str(tmp_path))
+    assert isinstance(theirs.features["image"], datasets.Image) and len(theirs) == len(pairs)
+    for i in (0, 100, 723):
+        row = theirs[i]
+        picture = torch.from_numpy(np.array(row.pop("image").convert("RGB")))
+        assert pairs.pictures[i].equal(picture.permute(2, 0, 1))
+        assert row == pairs.row(i)
 
 
 @pytest.mark.slow

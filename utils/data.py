@@ -9,7 +9,6 @@ import json
 import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,13 +141,11 @@ def load_emoji(split: str = "train") -> Pairs:
     if not path.exists():
         raise FileNotFoundError(f"{path.name} is missing; restore assets/emoji from the repository")
     import pyarrow.parquet as parquet
-    from datasets import Dataset
 
     try:
-        rows = Dataset(parquet.read_table(path)).with_format("arrow")[:]
-        table = {name: rows.column(name).to_pylist() for name in rows.column_names}
-        with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(_decode, (image["bytes"] for image in table.pop("image"))))
+        table = parquet.read_table(path).to_pydict()
+        # one after the other: on pictures this small, threads wait for each other
+        decoded = [_decode(image["bytes"]) for image in table.pop("image")]
         pictures = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
     except (OSError, ValueError, KeyError):  # Arrow's and PIL's errors are among them
         raise ValueError(
