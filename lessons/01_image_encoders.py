@@ -613,8 +613,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 
     Hendrycks & Gimpel 2016, sec. 2.
     """
-    # torch has y·σ(y) as one operation
-    return F.silu(1.702 * x) / 1.702
+    # torch has y·σ(y) as one operation; to multiply is faster than to divide
+    return F.silu(1.702 * x) * (1 / 1.702)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
@@ -793,7 +793,7 @@ print("equal to transformers' tower:", bool(difference.abs().max() < 1e-5))
 # %% [markdown]
 # ## Both towers learn
 # The task: name the group of a picture. A linear layer on the tower's vector gives nine
-# scores. Each step shows 128 pictures, turned, shifted and tinted a little; both towers
+# scores. Each step shows 96 pictures, turned, shifted and tinted a little; both towers
 # see the same ones. They are tested on concepts of which they saw no drawing at all.
 
 # %%
@@ -811,12 +811,12 @@ def classifier(tower: nn.Module) -> nn.Sequential:
 
 def learn(model: nn.Sequential, lr: float, name: str) -> list[float]:
     def loss(step: int) -> Tensor:
-        rows = torch.tensor(data.draw(train, 128, random.Random(step)))
+        rows = torch.tensor(data.draw(train, 96, random.Random(step)))
         pictures = train.pictures[rows].to(here).float() / 255
         pictures = data.augment(pictures, device.generator(0, step))
         return F.cross_entropy(model(centre(pictures)), labels[rows].to(here))
 
-    return training.fit(model, loss, steps=240, lr=lr, name=name)
+    return training.fit(model, loss, steps=200, lr=lr, name=name)
 
 
 # %% [markdown]
@@ -1230,7 +1230,7 @@ def learn_where(positions: bool) -> float:
         pictures = place(train.pictures[rows], where)
         return F.cross_entropy(model(centre(pictures).to(here)), where.to(here))
 
-    training.fit(model, loss, steps=240, lr=2e-3, name=f"positions: {positions}")
+    training.fit(model, loss, steps=180, lr=2e-3, name=f"positions: {positions}")
     where = quarters.repeat(len(unseen))
     return accuracy(model, place(unseen.pictures.repeat_interleave(4, 0), where), where)
 

@@ -650,10 +650,10 @@ drawings = {
 
 
 def scene(left: str, right: str, rng: random.Random) -> torch.Tensor:
-    """Two drawings side by side on white, at random heights: (3, 64, 64)."""
+    """Two drawings side by side on white, each at one of three heights: (3, 64, 64)."""
     page = torch.ones(3, 64, 64)
     for x, name in ((0, left), (32, right)):
-        y = rng.randrange(33)
+        y = 16 * rng.randrange(3)  # where the patches of the tower below begin
         page[:, y : y + 32, x : x + 32] = small[rng.choice(drawings[name])]
     return page
 
@@ -689,7 +689,7 @@ from utils.bricks.clip import contrastive_loss
 def reader(tower: dict) -> CLIP:
     """A small untrained CLIP with this text tower."""
     device.seed(0)
-    image = {"tower": "vit", "patch_size": 16, "width": 96, "depth": 2, "heads": 3}
+    image = {"tower": "vit", "patch_size": 16, "width": 64, "depth": 2, "heads": 2}
     return CLIP(image, tower, clip.config["merges"], dim=64).to(device.pick())
 
 
@@ -709,10 +709,10 @@ def scene_loss(model: CLIP, size: int = 96):
 
 
 # %%
-bag = reader({"tower": "bag_of_words", "width": 96})
-transformer = reader({"tower": "transformer", "width": 96, "depth": 2, "heads": 3})
+bag = reader({"tower": "bag_of_words", "width": 64})
+transformer = reader({"tower": "transformer", "width": 64, "depth": 2, "heads": 2})
 curves = [
-    training.fit(model, scene_loss(model), 350, lr=1e-3, name=name)
+    training.fit(model, scene_loss(model), 250, lr=1e-3, name=name)
     for model, name in ((bag, "a bag of words"), (transformer, "a Transformer"))
 ]
 
