@@ -65,3 +65,17 @@ def test_every_seed_and_step_has_numbers_of_its_own():
         for step in range(20)
     }
     assert len(draws) == 400
+
+
+@pytest.mark.skipif(not device.keep_freed_memory(), reason="a C library of another kind")
+def test_freed_memory_is_used_again():
+    import resource  # there is none on Windows
+
+    def cleared(times: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(times):
+            torch.ones(16 * 2**20)  # 64 MB, 16,384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    cleared(2)
+    assert cleared(10) < 50_000
