@@ -799,11 +799,12 @@ def cat_or_dog(labels: str, name: str, own) -> str:
     return widgets.thumbnail(picture, 160, "the picture") + widgets.bars(words, shares)
 
 
+offered = widgets.choice("Picture", [*PHOTOS, *GALLERY])
 widgets.live(
     [
         widgets.text("Labels", "cat; dog"),
-        widgets.choice("Picture", [*PHOTOS, *GALLERY]),
-        widgets.upload(),
+        offered,
+        widgets.upload(instead_of=offered),
     ],
     cat_or_dog,
     "Cat or dog, for a picture of yours.",

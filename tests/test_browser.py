@@ -96,7 +96,7 @@ def serve(folder: Path) -> tuple[subprocess.Popen, str, str]:
         server = subprocess.Popen(
             [sys.executable, "-m", "utils.lab", "--port", str(port)],
             cwd=folder,
-            env={k: v for k, v in os.environ.items() if k not in hidden},
+            env={k: v for k, v in os.environ.items() if k not in hidden} | {"HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -299,5 +299,35 @@ def test_a_picture_is_uploaded_or_pasted(lessons):
         blue = paste(png("blue"))
         assert "<img" in blue and blue.count("<tr>") == 2 and blue != red
         assert upload("red.png", png("red")) == red
+        assert paste(png("blue")) == blue
+        choice = cell.locator("select")
+        expect(choice).to_have_value("")
+        before = answer.inner_html()
+        choice.select_option("drawn dog")
+        assert changed(answer, before) not in (red, blue)
         # 14.5 MB, more than a server takes unless told to
         assert "<img" in upload("photo.bmp", noise(2200))
+
+
+def test_every_slider_and_choice_changes_the_answer(lessons):
+    lesson = lessons(PROMPTING)
+    with explained(lesson):
+        retype(lesson.widget("Prompts")[0], "red heart\ntruck")  # one bar has no shares
+        moved = []
+        for i, source in enumerate(lesson.page.evaluate(SOURCES)):
+            if "widgets.live(" not in source:
+                continue
+            cell = lesson.scrolled(i)
+            answer = cell.locator(".widget-html-content").last
+            for control in cell.locator("select, .noUi-handle").all():
+                before = answer.inner_html()
+                if control.evaluate("node => node.tagName") == "SELECT":
+                    other = control.evaluate("node => (node.selectedIndex + 1) % node.length")
+                    control.select_option(index=other)
+                    moved.append("choice")
+                else:
+                    control.focus()
+                    control.press("ArrowRight")
+                    moved.append("slider")
+                changed(answer, before)
+        assert moved.count("choice") >= 4 and "slider" in moved

@@ -129,6 +129,32 @@ def test_a_pasted_picture_counts_as_an_upload(live):
     assert answer.value == str(torch.tensor(1.0))
 
 
+def test_the_same_picture_can_be_pasted_again_after_another(live):
+    button = widgets.upload()
+    answer = live([button], lambda picture: "none" if picture is None else str(picture[0].mean()))
+    for _ in range(2):
+        button.pasted.value = "data:image/png;base64," + base64.b64encode(png()).decode()
+        assert answer.value == str(torch.tensor(1.0))
+        button.value = file(png("blue"))
+        assert answer.value == str(torch.tensor(0.0))
+
+
+def test_a_picture_of_yours_and_one_chosen_take_turns(live):
+    field = widgets.choice("Picture", ["cat", "dog"])
+    button = widgets.upload(instead_of=field)
+    answer = live([field, button], lambda name, own: name if own is None else f"own, {name}")
+    assert answer.value == "cat"
+    for name in ("cat", "dog"):
+        button.value = file(png())
+        assert answer.value == "own, None"  # the list shows no name for it
+        field.value = name
+        assert answer.value == name and not button.value
+    button.value = file(b"no picture")
+    assert "not a picture" in red_line(answer.value)
+    field.value = "dog"
+    assert answer.value == "dog"
+
+
 def test_a_slider_has_a_labelled_box_and_limits():
     number = widgets.slider("Scale", 3, 1, 9)
     assert number.description == "Scale"

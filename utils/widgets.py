@@ -73,14 +73,20 @@ field.value = page.toDataURL('image/png');
 field.dispatchEvent(new Event('change', {bubbles: true})); })">"""
 
 
-def upload(label: str = "Upload a picture"):
-    """An upload button and, beside it, a field to paste into; `live` passes on the picture."""
+def upload(label: str = "Upload a picture", instead_of=None):
+    """An upload button and, beside it, a field to paste into; `live` passes on the picture.
+
+    instead_of: a `choice` of pictures. The one used last counts: a picture given here leaves
+    the choice without a value, None, and a choice empties the button.
+    """
     button = ipywidgets.FileUpload(description=label, accept="image/*", multiple=False)
     button.layout.width = "14em"
     pasted = ipywidgets.Text(continuous_update=False, layout={"display": "none"})
     pasted.add_class("pasted")
 
     def take(change) -> None:
+        if not change["new"]:
+            return
         name = "The pasted picture"
         data = change["new"].rpartition(",")[2]
         try:
@@ -89,8 +95,18 @@ def upload(label: str = "Upload a picture"):
             content = b"no picture"  # answered as any file that is none
         file = {"name": name, "type": "image/png", "size": len(content), "content": content}
         button.value = ({**file, "last_modified": datetime.now(UTC)},)
+        pasted.value = ""  # so that the same picture is news when it is pasted again
+
+    def take_turns(change) -> None:
+        if change["owner"] is button and change["new"]:
+            instead_of.value = None
+        elif change["owner"] is instead_of and change["new"] is not None:
+            button.value = ()
 
     pasted.observe(take, names="value")
+    if instead_of is not None:
+        for field in (button, instead_of):
+            field.observe(take_turns, names="value")
     button.pasted = pasted
     button.view = ipywidgets.HBox([button, ipywidgets.HTML(PASTE), pasted])
     button.view.add_class("paste")
