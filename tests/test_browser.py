@@ -329,5 +329,7 @@ def test_every_slider_and_choice_changes_the_answer(lessons):
                     control.focus()
                     control.press("ArrowRight")
                     moved.append("slider")
-                changed(answer, before)
-        assert moved.count("choice") >= 4 and "slider" in moved
+                now = changed(answer, before)
+                # only OpenAI's weights may be missing
+                assert "✗" not in now or "openai/clip-vit-base-patch32 is not on disk" in now
+        assert moved.count("choice") == 5 and moved.count("slider") == 1

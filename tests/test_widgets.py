@@ -153,6 +153,9 @@ def test_a_picture_of_yours_and_one_chosen_take_turns(live):
     assert "not a picture" in red_line(answer.value)
     field.value = "dog"
     assert answer.value == "dog"
+    button.value = file(png())
+    button.value = ()
+    assert answer.value == "cat"
 
 
 def test_a_slider_has_a_labelled_box_and_limits():

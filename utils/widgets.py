@@ -98,10 +98,13 @@ def upload(label: str = "Upload a picture", instead_of=None):
         pasted.value = ""  # so that the same picture is news when it is pasted again
 
     def take_turns(change) -> None:
-        if change["owner"] is button and change["new"]:
+        if change["owner"] is instead_of:
+            if change["new"] is not None:
+                button.value = ()
+        elif change["new"]:
             instead_of.value = None
-        elif change["owner"] is instead_of and change["new"] is not None:
-            button.value = ()
+        elif instead_of.value is None:  # the button was emptied, and nothing chosen
+            instead_of.index = 0
 
     pasted.observe(take, names="value")
     if instead_of is not None:
