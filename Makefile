@@ -16,39 +16,39 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 lab: .venv/lab  ## open the course in JupyterLab (PORT=8888)
-	@$(PY) -m utils.lab --port $(PORT)
+	@$(PY) -m tools.lab --port $(PORT)
 
 test: .venv/test  ## run every test, then every notebook
 	$(PY) -m ruff check .
-	$(PY) -m utils.build --check
+	$(PY) -m tools.build --check
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly tests
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly --nbval --nbval-current-env \
 	    --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb' notebooks
 
 check: .venv/test  ## run the quick tests, under two minutes
 	$(PY) -m ruff check .
-	$(PY) -m utils.build --check
+	$(PY) -m tools.build --check
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly -m "not slow and not browser" tests
 
 build: .venv/$(if $(CHECK),check,lab)  ## build notebooks and bricks from lessons (CHECK=1 only compares)
-	@$(PY) -m utils.build $(if $(CHECK),--check)
+	@$(PY) -m tools.build $(if $(CHECK),--check)
 
 author: .venv/lab  ## as lab, and saving a notebook writes its lesson
-	@$(PY) -m utils.lab --author --port $(PORT)
+	@$(PY) -m tools.lab --author --port $(PORT)
 
 doctor:  ## say what this machine has, and what to do about each fault
-	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m utils.doctor
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor
 
 pretrain: .venv/lab  ## train a model the course ships (MODEL=clip)
 	@$(if $(MODEL),,echo "Name the model: make pretrain MODEL=clip" >&2; exit 2)
-	@$(PY) -m utils.pretrain $(MODEL)
+	@$(PY) -m tools.pretrain $(MODEL)
 
 bench: .venv/lab  ## measure the bricks against the libraries
 	@$(PY) -m benchmarks
 
 fresh: .venv/lab  ## put a notebook back as shipped, yours beside it (LESSON=03)
 	@$(if $(LESSON),,echo "Name the lesson: make fresh LESSON=03" >&2; exit 2)
-	@$(PY) -m utils.fresh $(LESSON)
+	@$(PY) -m tools.fresh $(LESSON)
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -10,8 +10,9 @@ import transformers
 from torch import Tensor
 
 from benchmarks.measure import Row, agree, race
+from tools import pretrain
 from utils import device as devices
-from utils import pretrain, training
+from utils import training
 from utils.bricks.clip import CLIP, contrastive_loss, preprocess
 from utils.data import Pairs, draw
 

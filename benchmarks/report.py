@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from benchmarks.measure import FEWEST, WARM_UP, Row
-from utils import doctor
+from utils.machine import cores
 
 PAGE = """\
 # Benchmarks
@@ -76,7 +76,7 @@ def machine(device: torch.device) -> str:
         name += f" ({torch.cuda.get_device_name(device)})"
     return (
         f"Measured on {datetime.date.today():%Y-%m-%d}, device {name}: "
-        f"{processor()}, {doctor.cores()} cores of which torch uses {torch.get_num_threads()}, "
+        f"{processor()}, {cores()} cores of which torch uses {torch.get_num_threads()}, "
         f"{platform.system()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}."
     )

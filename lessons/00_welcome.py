@@ -20,7 +20,7 @@
 # %%
 import torch
 
-from utils import checkpoints, data, doctor, plots, widgets
+from utils import checkpoints, data, machine, plots, widgets
 from utils.bricks.zero_shot import classify
 
 train = data.load_emoji("train").where(skin_tone="none")
@@ -228,10 +228,10 @@ print(len(matches("something to drink")), "for something to drink")
 # verdict alone.
 
 # %%
-findings = doctor.check_machine() + doctor.check_packages()
-findings += [doctor.check_data()]
+findings = machine.check_machine() + machine.check_packages()
+findings += [machine.check_data()]
 
-report = html.escape(doctor.report(findings))
+report = html.escape(machine.report(findings))
 widgets.live([], lambda: f"<pre>{report}</pre>", "A report on your computer.")
 print("your computer is ready:", all(f.mark != "✗" for f in findings))
 

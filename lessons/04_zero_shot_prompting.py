@@ -34,7 +34,7 @@ print(f"{len(unseen)} pictures of {len(unseen.concepts)} concepts that it never 
 
 # %% [markdown]
 # `clip` is the shipped model: the class that you wrote in lesson 03, trained for longer
-# by `python -m utils.pretrain clip`. Its card, `assets/checkpoints/clip.json`, says on
+# by `python -m tools.pretrain clip`. Its card, `assets/checkpoints/clip.json`, says on
 # what, and how well it does. The accuracy there is higher than here: it counts every
 # skin tone, and those are easier. We leave them out, so that each drawing counts once.
 

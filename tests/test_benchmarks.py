@@ -8,7 +8,7 @@ from test_clip import MERGES, TEXT, VIT, toy_pairs
 
 from benchmarks import clip, loss, report
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
-from utils import pretrain
+from tools import pretrain
 from utils.bricks.clip import CLIP, contrastive_loss
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from utils.lab import ROOT
+from utils.paths import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -94,7 +94,7 @@ def serve(folder: Path) -> tuple[subprocess.Popen, str, str]:
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "JUPYTER_TOKEN")
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "utils.lab", "--port", str(port)],
+            [sys.executable, "-m", "tools.lab", "--port", str(port)],
             cwd=folder,
             env={k: v for k, v in os.environ.items() if k not in hidden} | {"HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
@@ -117,7 +117,7 @@ def serve(folder: Path) -> tuple[subprocess.Popen, str, str]:
 def lessons(tmp_path_factory):
     """A function from a lesson's name to the lesson, opened and run once."""
     folder = tmp_path_factory.mktemp("course")
-    for name in ("utils", "notebooks", "assets"):
+    for name in ("tools", "utils", "notebooks", "assets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ("pyproject.toml", "constraints.txt"):  # the machine check reads them
         shutil.copy(ROOT / path, folder)

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbval.plugin import get_sanitize_patterns
 
-from utils import build
+from tools import build
 
 HEADER = """\
 # ---

@@ -11,8 +11,10 @@ from torch import nn
 
 from utils import checkpoints
 from utils.bricks.clip import CLIP
-from utils.checkpoints import CheckpointError, fill, load, read, save, sha256, write
-from utils.data import ROOT, emoji_hash
+from utils.checkpoints import load, save
+from utils.data import emoji_hash
+from utils.paths import CHECKPOINTS, ROOT
+from utils.tensors import CheckpointError, fill, read, sha256, write
 
 IMAGE = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 32, "depth": 1, "heads": 2}
 TEXT = {"tower": "transformer", "context": 8, "width": 24, "depth": 1, "heads": 2}
@@ -88,7 +90,7 @@ def test_a_write_that_fails_leaves_the_old_file(step, folder, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"utils.checkpoints.{step}", fail)
+    monkeypatch.setattr(f"utils.tensors.{step}", fail)
     with pytest.raises(KeyboardInterrupt):
         write({"a": torch.ones(3)}, path, {})
     assert path.read_bytes() == before
@@ -102,7 +104,7 @@ def test_a_card_that_cannot_be_written_leaves_the_old_card(folder, monkeypatch):
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr("utils.checkpoints.os.replace", fail)
+    monkeypatch.setattr("utils.tensors.os.replace", fail)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(load("clip", folder=folder), "clip", {"recipe": "another"}, folder)
     assert (folder / "clip.json").read_text() == before
@@ -131,7 +133,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 def test_a_missing_file_is_named_with_the_remedy(name, folder):
     (folder / name).unlink()
     message = refusal(reload, folder)
-    assert name in message and "utils.pretrain clip" in message
+    assert name in message and "tools.pretrain clip" in message
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"sha256": ', "\x00"])
@@ -218,7 +220,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "f.safetensors" in refusal(read, tmp_path / "f.safetensors")
 
 
-SHIPPED = [name for name in checkpoints.MODELS if (checkpoints.FOLDER / f"{name}.json").exists()]
+SHIPPED = [name for name in checkpoints.MODELS if (CHECKPOINTS / f"{name}.json").exists()]
 
 
 def test_the_readme_says_what_the_cards_say():

@@ -10,17 +10,12 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, pipeline
 
-from utils import checkpoints, pictures, pretrain
-from utils.bricks.clip import (
-    CLIP,
-    contrastive_loss,
-    from_transformers,
-    preprocess,
-    their_config,
-    to_transformers,
-)
+from tools import pretrain
+from utils import checkpoints, pictures
+from utils.bricks.clip import CLIP, contrastive_loss, preprocess
 from utils.bricks.text_encoders import learn_merges
 from utils.data import Pairs
+from utils.doors.transformers import from_transformers, their_config, to_transformers
 
 PROMPTS = [
     "a picture of a red fox",

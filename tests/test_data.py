@@ -47,7 +47,7 @@ def test_a_corner_of_nearly_every_picture_is_white(splits):
 
 
 def test_the_card_counts_what_is_there(splits):
-    card = (data.EMOJI_DIR / "README.md").read_text(encoding="utf-8")
+    card = (data.EMOJI / "README.md").read_text(encoding="utf-8")
     for split, pairs in splits.items():
         styles = [pairs.table["style"].count(style) for style in STYLES]
         counts = [split, len(pairs.concepts), len(pairs), *styles]
@@ -56,7 +56,7 @@ def test_the_card_counts_what_is_there(splits):
 
 def test_the_hash_covers_both_files(tmp_path, monkeypatch):
     seen = set()
-    monkeypatch.setattr(data, "EMOJI_DIR", tmp_path)
+    monkeypatch.setattr(data, "EMOJI", tmp_path)
     for content in ("ab", "ac", "bb"):
         for split, letter in zip(data.SPLITS, content, strict=True):
             (tmp_path / f"{split}.parquet").write_text(letter)
@@ -74,7 +74,7 @@ def test_loading_takes_less_than_3_seconds():
 
 
 def test_datasets_reads_the_same_file(splits, tmp_path):
-    path, pairs = str(data.EMOJI_DIR / "unseen.parquet"), splits["unseen"]
+    path, pairs = str(data.EMOJI / "unseen.parquet"), splits["unseen"]
     theirs = datasets.Dataset.from_parquet(path, cache_dir=str(tmp_path))
     assert isinstance(theirs.features["image"], datasets.Image) and len(theirs) == len(pairs)
     for i in (0, 100, 723):
@@ -103,7 +103,7 @@ def test_an_unknown_split_is_answered_with_the_known_ones():
 
 
 def test_a_missing_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "EMOJI_DIR", tmp_path)
+    monkeypatch.setattr(data, "EMOJI", tmp_path)
     with pytest.raises(FileNotFoundError, match="unseen.parquet is missing"):
         load_emoji("unseen")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils import device
-from utils.lab import ROOT
+from utils.paths import ROOT
 
 
 def test_the_environment_overrides_the_choice(monkeypatch):

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from utils import doctor
+from tools import doctor
+from utils import machine
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def course(tmp_path):
 
 
 def test_machine_gives_the_basic_facts():
-    facts = doctor.machine()
+    facts = machine.machine()
     assert list(facts) == ["python", "cores", "memory_gb", "device"]
     assert facts["python"].startswith("3.")
     assert facts["cores"] >= 1
@@ -40,9 +41,9 @@ def test_machine_gives_the_basic_facts():
 
 
 def test_a_whole_copy_has_no_fault(course):
-    assert doctor.check_data(course).mark == "✓"
+    assert machine.check_data(course).mark == "✓"
     assert doctor.check_checkpoints(course).mark == "✓"
-    assert [found.mark for found in doctor.check_packages(course)] == ["✓"]
+    assert [found.mark for found in machine.check_packages(course)] == ["✓"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_a_whole_copy_has_no_fault(course):
 def test_damaged_data_is_named(course, content, fault):
     path = course / "assets/emoji/unseen.parquet"
     path.unlink() if content is None else path.write_bytes(content)
-    found = doctor.check_data(course)
+    found = machine.check_data(course)
     assert found.mark == "✗" and found.remedy
     assert "unseen.parquet" in found.seen and fault in found.seen
     assert "train.parquet" not in found.seen
@@ -88,7 +89,7 @@ def test_missing_and_other_packages_are_told_apart(course):
     pins = (course / "constraints.txt").read_text(encoding="utf-8")
     pins = pins.replace("pillow==", "pillow==0")
     (course / "constraints.txt").write_text(pins, encoding="utf-8")
-    missing, other = doctor.check_packages(course)
+    missing, other = machine.check_packages(course)
     assert (missing.mark, missing.seen) == ("✗", "not-a-package-at-all")
     assert other.mark == "○" and other.seen.startswith("pillow ")
     assert "pip install" in missing.remedy and "pip install" in other.remedy
@@ -146,15 +147,15 @@ def test_hub_offline_is_honoured(hub, monkeypatch):
 
 def test_the_worst_report_fits_on_one_screen():
     findings = doctor.examine()
-    worst = [doctor.Finding(found.what, found.seen, "mend it") for found in findings]
-    worst.append(doctor.Finding("versions", "x", "mend it"))
-    assert len(doctor.report(worst).splitlines()) <= 30
+    worst = [machine.Finding(found.what, found.seen, "mend it") for found in findings]
+    worst.append(machine.Finding("versions", "x", "mend it"))
+    assert len(machine.report(worst).splitlines()) <= 30
 
 
 def test_it_speaks_where_nothing_is_installed():
     """-S hides all installed packages, -I the environment's."""
     code = f"import sys; sys.path.insert(0, {str(doctor.ROOT)!r}); "
-    code += "from utils import doctor; sys.exit(doctor.main())"
+    code += "from tools import doctor; sys.exit(doctor.main())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", code],
         capture_output=True,
@@ -167,17 +168,17 @@ def test_it_speaks_where_nothing_is_installed():
 
 
 def test_an_old_python_is_told_before_anything_newer_is_asked(monkeypatch):
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 9, 6))
+    monkeypatch.setattr(machine.sys, "version_info", (3, 9, 6))
     found = {finding.what: finding for finding in doctor.examine()}
     assert found["Python"].mark == "✗" and "3.11" in found["Python"].remedy
     assert "packages" not in found
 
 
 def test_little_memory_and_little_disk_are_said(monkeypatch):
-    monkeypatch.setattr(doctor, "memory_gb", lambda: 2.0)
+    monkeypatch.setattr(machine, "memory_gb", lambda: 2.0)
     usage = type("Usage", (), {"free": 2**29})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
-    found = {finding.what: finding for finding in doctor.check_machine()}
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    found = {finding.what: finding for finding in machine.check_machine()}
     assert found["memory"].mark == found["disk"].mark == "○"
 
 

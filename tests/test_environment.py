@@ -12,16 +12,16 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from utils import doctor, lab
+from utils import machine
+from utils.paths import ROOT
 
-ROOT = lab.ROOT
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 DIRECT = [
     Requirement(text)
     for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 ]
-PINS = doctor.pins()
+PINS = machine.pins()
 # Installed on other systems only, so that nothing here can tell who asks for them.
 ELSEWHERE = {"appnope", "colorama", "overrides", "pexpect", "ptyprocess", "pywinpty"}
 

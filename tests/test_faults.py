@@ -28,7 +28,7 @@ from PIL import EpsImagePlugin, Image
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import red_line
-from utils import checkpoints, data, pictures, widgets
+from utils import checkpoints, data, pictures, tensors, widgets
 from utils.bricks.clip import CLIP
 from utils.bricks.text_encoders import learn_merges
 from utils.bricks.zero_shot import class_vectors, classify
@@ -340,9 +340,9 @@ def table(columns: dict) -> bytes:
 @pytest.mark.parametrize("fault", DAMAGE)
 def test_a_damaged_emoji_file_is_named(fault, tmp_path, monkeypatch):
     path = tmp_path / "unseen.parquet"
-    path.write_bytes((data.EMOJI_DIR / "unseen.parquet").read_bytes())
+    path.write_bytes((data.EMOJI / "unseen.parquet").read_bytes())
     DAMAGE[fault](path)
-    monkeypatch.setattr(data, "EMOJI_DIR", tmp_path)
+    monkeypatch.setattr(data, "EMOJI", tmp_path)
     message = refusal(data.load_emoji, "unseen")
     assert message.startswith("unseen.parquet is damaged; restore assets/emoji")
 
@@ -358,10 +358,10 @@ def forged(folder: Path, change=lambda tensors: None, metadata: dict | None = No
     """A checkpoint changed as by someone who changes its card, too."""
     checkpoints.save(small(), "clip", {}, folder)
     path = folder / "clip.safetensors"
-    tensors, kept = checkpoints.read(path)
-    change(tensors)
-    save_file(tensors, path, kept if metadata is None else metadata)
-    (folder / "clip.json").write_text(json.dumps({"sha256": checkpoints.sha256(path)}))
+    named, kept = tensors.read(path)
+    change(named)
+    save_file(named, path, kept if metadata is None else metadata)
+    (folder / "clip.json").write_text(json.dumps({"sha256": tensors.sha256(path)}))
 
 
 CONFIG = {"image": VIT, "text": TEXT, "merges": MERGES, "dim": 16}
@@ -387,7 +387,7 @@ CONFIG = {"image": VIT, "text": TEXT, "merges": MERGES, "dim": 16}
 def test_weights_with_other_arguments_are_refused(metadata, tmp_path):
     forged(tmp_path, metadata=metadata)
     message = refusal(shipped, tmp_path)
-    assert message.startswith("clip.safetensors ") and "utils.pretrain clip" in message
+    assert message.startswith("clip.safetensors ") and "tools.pretrain clip" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -566,7 +566,7 @@ ANSWERS = {
 }
 ASK = """
 import json, sys
-from utils import hub
+from utils.doors import hub
 from utils.bricks.clip import CLIP
 hub.SECONDS, said = 1, []
 for name in sys.argv[1:]:
@@ -650,7 +650,7 @@ def test_a_full_disk_leaves_the_old_files_and_no_others(write, tmp_path, monkeyp
     other = small()
     other.logit_scale.data += 1
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", half(checkpoints.save_file))
+        patch.setattr(tensors, "save_file", half(tensors.save_file))
         message = refusal(go, other)
     assert message.startswith(".safetensors cannot be written", message.index(".safe"))
     assert "No space left on device" in message

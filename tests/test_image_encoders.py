@@ -10,8 +10,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.activations import ACT2FN
 
 from utils.bricks import image_encoders
-from utils.bricks.clip import from_transformers
 from utils.bricks.image_encoders import Attention, Block, ResidualBlock, ResNet, ViT, attend
+from utils.doors.transformers import from_transformers
 
 CAUSAL = torch.full((7, 7), -torch.inf).triu(1)
 

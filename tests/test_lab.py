@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import fresh, lab
+from tools import fresh, lab
+from utils.paths import ROOT
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def test_a_bad_port_is_named(text):
 def test_a_busy_port_gets_one_line_with_the_remedy(busy_port):
     assert not lab.is_free(busy_port)
     done = subprocess.run(
-        [sys.executable, "-m", "utils.lab", "--port", str(busy_port)],
-        cwd=lab.ROOT,
+        [sys.executable, "-m", "tools.lab", "--port", str(busy_port)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
@@ -107,7 +108,7 @@ def server(root: Path, *options: str):
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "JUPYTER_TOKEN")
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "utils.lab", "--port", str(port), *options],
+            [sys.executable, "-m", "tools.lab", "--port", str(port), *options],
             cwd=root,
             env={k: v for k, v in os.environ.items() if k not in hidden},
             stdin=subprocess.DEVNULL,
@@ -134,10 +135,10 @@ def server(root: Path, *options: str):
 @pytest.mark.parametrize("author", [False, True])
 def test_the_server_keeps_its_promises(tmp_path, author):
     """A token, the repository as root, files inside it, pairing for authors alone."""
-    for folder in ("utils", "notebooks", "lessons"):
+    for folder in ("tools", "utils", "notebooks", "lessons"):
         (tmp_path / folder).mkdir()
-    for name in ("__init__.py", "lab.py"):
-        shutil.copy(lab.ROOT / "utils" / name, tmp_path / "utils")
+    for name in ("tools/__init__.py", "tools/lab.py", "utils/__init__.py", "utils/paths.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     lesson = tmp_path / "lessons" / "00_welcome.py"
     lesson.write_text("# %%\nprint(1)\n", encoding="utf-8")
     cell = {"cell_type": "code", "id": "a", "execution_count": None}

@@ -1,6 +1,6 @@
 """Pretraining: a run that is killed, shared or refused ends as it should.
 
-Run as a script, this file is `python -m utils.pretrain` with tiny recipes and toy pairs.
+Run as a script, this file is `python -m tools.pretrain` with tiny recipes and toy pairs.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from utils import checkpoints, pretrain
+from tools import pretrain
+from utils import checkpoints, tensors
 from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
 from utils.data import LANGUAGES, Pairs, augment, emoji_hash
@@ -50,8 +51,8 @@ def toy_pairs(split: str = "train") -> Pairs:
 
 
 def die(name: str, count: int) -> None:
-    """Make the `count`-th call of `utils.checkpoints.NAME` the moment of a SIGKILL."""
-    owner = getattr(checkpoints, name.split(".")[0]) if "." in name else checkpoints
+    """Make the `count`-th call of `utils.tensors.NAME` the moment of a SIGKILL."""
+    owner = getattr(tensors, name.split(".")[0]) if "." in name else tensors
     name = name.split(".")[-1]
     real, calls = getattr(owner, name), []
 
@@ -113,7 +114,7 @@ def wait_for(process: subprocess.Popen, mark: str) -> None:
 
 def result(name: str, folder: Path) -> tuple[bytes, dict]:
     """The weights that a run has written, and the state it ended with."""
-    state = checkpoints.read(folder / "runs" / name / "state.safetensors")[0]
+    state = tensors.read(folder / "runs" / name / "state.safetensors")[0]
     return (folder / f"{name}.safetensors").read_bytes(), state
 
 
@@ -150,7 +151,7 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path):
     assert_same(state, resumed)
     assert weights == again
     card = json.loads((killed / f"{name}.json").read_text(encoding="utf-8"))
-    assert card["sha256"] == checkpoints.sha256(killed / f"{name}.safetensors")
+    assert card["sha256"] == tensors.sha256(killed / f"{name}.safetensors")
 
 
 @pytest.mark.slow
@@ -209,7 +210,7 @@ def test_the_card_tells_what_was_done(toys, tmp_path):
     run(tmp_path)
     card = checkpoints.card("clip", tmp_path)
     weights = tmp_path / "clip.safetensors"
-    assert card["sha256"] == checkpoints.sha256(weights)
+    assert card["sha256"] == tensors.sha256(weights)
     assert card["bytes"] == weights.stat().st_size
     assert card["name"] == card["recipe"] == "clip"
     assert card["arguments"] == asdict(RECIPES["short"])
@@ -290,12 +291,12 @@ def test_a_state_cut_short_is_refused(keep, begun):
 @pytest.mark.parametrize("metadata", [{}, {"note": "{"}, {"note": "[1]"}, {"note": "{}"}], ids=str)
 def test_a_file_that_is_no_state_is_refused(metadata, begun):
     state = begun / "runs" / "clip" / "state.safetensors"
-    checkpoints.write({"a": torch.ones(1)}, state, metadata)
+    tensors.write({"a": torch.ones(1)}, state, metadata)
     refusal(begun)
 
 
 def told(monkeypatch, *words: str) -> str:
-    """The last words of `python -m utils.pretrain …`, which are one line."""
+    """The last words of `python -m tools.pretrain …`, which are one line."""
     monkeypatch.setattr(sys, "argv", ["pretrain", *words])
     with pytest.raises(SystemExit) as stopped:
         pretrain.main()
@@ -330,18 +331,18 @@ def test_a_full_disk_leaves_the_last_state_and_is_told(error, cause, toys, tmp_p
     def full(*_, **__):
         raise error
 
-    runs, real = tmp_path / "runs", checkpoints.save_file
+    runs, real = tmp_path / "runs", tensors.save_file
     calls = iter([real, full])
     with monkeypatch.context() as patch:
         patch.setitem(pretrain.RECIPES, "clip", RECIPES["short"])
-        patch.setattr(checkpoints, "save_file", lambda *a, **k: next(calls)(*a, **k))
+        patch.setattr(tensors, "save_file", lambda *a, **k: next(calls)(*a, **k))
         patch.setattr(
             pretrain, "pretrain", functools.partial(pretrain.pretrain, runs=runs, save_every=0)
         )
         assert told(patch, "clip", "--out", str(tmp_path)) == (
             f"state.safetensors cannot be written ({cause}); make room or choose another folder."
         )
-    metadata = checkpoints.read(runs / "clip" / "state.safetensors")[1]
+    metadata = tensors.read(runs / "clip" / "state.safetensors")[1]
     assert json.loads(metadata["note"])["step"] == 1
     run(tmp_path)
     assert (tmp_path / "clip.safetensors").exists()
@@ -390,8 +391,8 @@ def test_unseen_changes_no_weight(toys, tmp_path, monkeypatch):
 
 def test_the_average_is_shipped(toys, tmp_path):
     run(tmp_path)
-    state = checkpoints.read(tmp_path / "runs" / "clip" / "state.safetensors")[0]
-    shipped = checkpoints.read(tmp_path / "clip.safetensors")[0]
+    state = tensors.read(tmp_path / "runs" / "clip" / "state.safetensors")[0]
+    shipped = tensors.read(tmp_path / "clip.safetensors")[0]
     assert all(torch.equal(v, state[f"average.{k}"].half()) for k, v in shipped.items())
     assert not all(torch.equal(v, state[f"model.{k}"].half()) for k, v in shipped.items())
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from utils import training
 from utils.bricks.clip import CLIP
-from utils.checkpoints import CheckpointError
+from utils.tensors import CheckpointError
 from utils.training import Average, MuonAdamW, adamw, cosine, load_state, run, save_state
 
 RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
@@ -207,7 +207,7 @@ def test_a_state_is_the_old_one_or_the_new(step, tmp_path, monkeypatch):
     save_state(path, *owners, {"step": 2})
     train(*owners, stop=3, start=2)
     with monkeypatch.context() as patch:
-        patch.setattr(f"utils.checkpoints.{step}", lambda *_, **__: 1 / 0)
+        patch.setattr(f"utils.tensors.{step}", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             save_state(path, *owners, {"step": 3})
     assert load_state(path, *new()) == {"step": 2}

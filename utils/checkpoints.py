@@ -1,125 +1,27 @@
 """Checkpoints: one safetensors file (fp16) and one JSON card each, verified on loading.
 
-No pickle is read or written anywhere.
+Knows the shipped models by name; how tensors are read and written is in `tensors`.
 """
 
-import contextlib
-import hashlib
 import importlib
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from utils import device as devices
-from utils.data import ROOT
+from utils.paths import CHECKPOINTS
+from utils.tensors import CheckpointError, fill, read, sha256, write, write_text
 
-FOLDER = ROOT / "assets" / "checkpoints"
 # name → where its class is defined
 MODELS = {
     "clip": "utils.bricks.clip:CLIP",
     "clip_resnet": "utils.bricks.clip:CLIP",
 }
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # refused unread
 
 
-class CheckpointError(ValueError):
-    """Weights that cannot be used; the message names the file, the cause and the remedy."""
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically: a kill leaves the old file or the new.
-
-    Raises CheckpointError, and leaves the old file, when the disk does not take it.
-    """
-    # cloned, because tensors that share memory are refused
-    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-    put(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text file atomically, as `write` does."""
-    put(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def put(path: Path, fill: Callable[[Path], object]) -> None:
-    """Replace a file by what `fill` writes to the path it is given, all or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fill(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        cause = getattr(error, "strerror", None) or "the disk refuses it"
-        raise CheckpointError(
-            f"{path.name} cannot be written ({cause}); make room or choose another folder."
-        ) from None
-
-
-def refuse_pickle(name: str) -> None:
-    """Raise CheckpointError when a file's or repository's name ends as pickled weights do."""
-    if Path(name).suffix in PICKLED:
-        raise CheckpointError(
-            f"{name} is pickled, and unpickling can run any code; "
-            "use the model's .safetensors file."
-        )
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and metadata of a safetensors file. Raises CheckpointError."""
-    path = Path(path)
-    refuse_pickle(path.name)
-    if not path.is_file():
-        for neighbour in sorted(path.parent.glob("*")):
-            refuse_pickle(neighbour.name)
-        raise CheckpointError(f"{path.name} is missing in {path.parent.name}/; restore the file.")
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError):
-        raise CheckpointError(
-            f"{path.name} is not a whole safetensors file; fetch it again."
-        ) from None
-
-
-def fill(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Load tensors into a model, or say in one sentence which one does not fit."""
-    wanted = model.state_dict()
-    remedy = "use the weights that belong to this model"
-    for key in wanted:
-        if key not in tensors:
-            raise CheckpointError(f"{name} lacks {key!r}; {remedy}.")
-    for key, value in tensors.items():
-        if key not in wanted:
-            raise CheckpointError(f"{name} has an unknown {key!r}; {remedy}.")
-        if value.shape != wanted[key].shape:
-            seen, need = tuple(value.shape), tuple(wanted[key].shape)
-            raise CheckpointError(
-                f"{name}: {key} has shape {seen}, the model needs {need}; {remedy}."
-            )
-        if value.is_floating_point() != wanted[key].is_floating_point():
-            raise CheckpointError(f"{name}: {key} holds {value.dtype}; {remedy}.")
-        if not value.isfinite().all():
-            raise CheckpointError(f"{name}: {key} holds what is no number; {remedy}.")
-    model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in tensors.items()})
-
-
-def save(model: nn.Module, name: str, card: dict, folder: Path = FOLDER) -> Path:
+def save(model: nn.Module, name: str, card: dict, folder: Path = CHECKPOINTS) -> Path:
     """Write `name.safetensors` in fp16 with the model's config inside, and its card."""
     half = {
         k: v.detach().cpu().to(torch.float16) if v.is_floating_point() else v.detach().cpu()
@@ -133,9 +35,9 @@ def save(model: nn.Module, name: str, card: dict, folder: Path = FOLDER) -> Path
     return path
 
 
-def card(name: str, folder: Path = FOLDER) -> dict:
+def card(name: str, folder: Path = CHECKPOINTS) -> dict:
     """The JSON card of a checkpoint. Raises CheckpointError."""
-    remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
+    remedy = f"restore assets/checkpoints or run `python -m tools.pretrain {name}`"
     try:
         found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except OSError:
@@ -147,13 +49,13 @@ def card(name: str, folder: Path = FOLDER) -> dict:
     return found
 
 
-def load(name: str, device: torch.device | None = None, folder: Path = FOLDER) -> nn.Module:
+def load(name: str, device: torch.device | None = None, folder: Path = CHECKPOINTS) -> nn.Module:
     """A shipped model by name, verified, in eval mode, float32, on the chosen device."""
     if name not in MODELS:
         raise CheckpointError(f"There is no model {name!r}; choose one of {', '.join(MODELS)}.")
     path = folder / f"{name}.safetensors"
     expected = card(name, folder).get("sha256")
-    remedy = f"restore assets/checkpoints or run `python -m utils.pretrain {name}`"
+    remedy = f"restore assets/checkpoints or run `python -m tools.pretrain {name}`"
     if not path.is_file():
         raise CheckpointError(f"{path.name} is missing; {remedy}.")
     try:

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from utils import device as devices
+from utils.paths import EMOJI
+from utils.pictures import PictureError, read, to_pil
 
-ROOT = Path(__file__).resolve().parent.parent
-EMOJI_DIR = ROOT / "assets" / "emoji"
 SPLITS = ("train", "unseen")
 STYLES = ("noto", "twemoji", "openmoji", "fluent")
 LANGUAGES = ("en", "zh")
@@ -137,7 +137,7 @@ def load_emoji(split: str = "train") -> Pairs:
     """Emoji-4, one split: `train`, or `unseen` (150 concepts that no model was trained on)."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    path = EMOJI_DIR / f"{split}.parquet"
+    path = EMOJI / f"{split}.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path.name} is missing; restore assets/emoji from the repository")
     import pyarrow.parquet as parquet
@@ -158,7 +158,7 @@ def emoji_hash() -> str:
     """SHA-256 over both splits, as written on every model card."""
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update((EMOJI_DIR / f"{split}.parquet").read_bytes())
+        digest.update((EMOJI / f"{split}.parquet").read_bytes())
     return digest.hexdigest()
 
 
@@ -179,8 +179,6 @@ def load_pairs(source, split: str = "train") -> Pairs:
             f"{_short(source)} is neither a folder on disk nor a hub name like owner/pictures; "
             "check the spelling."
         )
-    from utils.pictures import PictureError, read  # which need ROOT from here
-
     fitted, texts = [], []
     for place, picture, name, text in rows:
         try:
@@ -234,7 +232,7 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple]:
     import datasets
     from huggingface_hub import HfApi
 
-    from utils.hub import SECONDS
+    from utils.doors.hub import SECONDS
 
     try:
         if not datasets.config.HF_HUB_OFFLINE:
@@ -270,8 +268,6 @@ def _short(value: str) -> str:
 
 def _fit(picture: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] → (SIDE, SIDE, 3) uint8, the whole picture on a white square."""
-    from utils.pictures import to_pil
-
     image = to_pil(picture)
     width, height = (max(1, round(side * SIDE / max(image.size))) for side in image.size)
     page = Image.new("RGB", (SIDE, SIDE), "white")

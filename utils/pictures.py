@@ -9,9 +9,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from utils.data import ROOT
+from utils.paths import PHOTOS
 
-PHOTOS = ROOT / "assets" / "photos"
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
 # Others are refused: some of PIL's readers start a program to draw what they are given.

@@ -14,8 +14,8 @@ import ipywidgets
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoints, plots, widgets
 from utils import device as devices
+from utils import plots, tensors, widgets
 
 
 def adamw(parameters, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -203,17 +203,17 @@ class Average:
 
 def save_state(path: Path, model, optimizer: MuonAdamW, average: Average, note: dict) -> None:
     """Write everything a resume needs, atomically: a kill leaves the old file or the new."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.values.items()}
-    tensors |= {f"optimizer.{k}": v for k, v in optimizer.tensors().items()}
-    checkpoints.write(tensors, path, {"note": json.dumps(note)})
+    named = {f"model.{k}": v for k, v in model.state_dict().items()}
+    named |= {f"average.{k}": v for k, v in average.values.items()}
+    named |= {f"optimizer.{k}": v for k, v in optimizer.tensors().items()}
+    tensors.write(named, path, {"note": json.dumps(note)})
 
 
 def load_state(path: Path, model, optimizer: MuonAdamW, average: Average) -> dict:
     """Read a state written by `save_state` into its three owners; returns its note."""
-    tensors, metadata = checkpoints.read(path)
+    named, metadata = tensors.read(path)
     parts = {"model": {}, "average": {}, "optimizer": {}}
-    for name, value in tensors.items():
+    for name, value in named.items():
         owner, rest = name.split(".", 1)
         parts[owner][rest] = value
     model.load_state_dict(parts["model"])

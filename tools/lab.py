@@ -1,4 +1,4 @@
-"""Open the course in JupyterLab: `python -m utils.lab [--port 8888] [--author]`.
+"""Open the course in JupyterLab: `python -m tools.lab [--port 8888] [--author]`.
 
 The repository is the root, so that a path means the same here as everywhere else. What
 Jupyter keeps (settings, trust, addresses of servers) goes to `.jupyter/`, so that the
@@ -14,7 +14,8 @@ import socket
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from utils.paths import ROOT
+
 WELCOME = "notebooks/00_welcome.ipynb"
 # Only for authors, and so not in a file: jupytext would find it in every Jupyter, where
 # a save would write two files and their times could keep a notebook from opening.
@@ -120,7 +121,7 @@ def arguments(port: int, *, author: bool = False, browser: bool = True) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.lab", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.lab", description=__doc__)
     parser.add_argument("--port", default="8888")
     parser.add_argument("--author", action="store_true", help="pair with lessons/")
     options = parser.parse_args()
@@ -130,7 +131,7 @@ def main() -> None:
         raise SystemExit(
             f"Port {port} is busy, perhaps with a JupyterLab opened before: use that, "
             f"or choose another port: make lab PORT={other} (where there is no make, "
-            f"python -m utils.lab --port {other})."
+            f"python -m tools.lab --port {other})."
         )
     try:
         keep_inside()

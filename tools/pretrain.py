@@ -1,4 +1,4 @@
-"""Pretraining of the models that the course ships: `python -m utils.pretrain NAME`.
+"""Pretraining of the models that the course ships: `python -m tools.pretrain NAME`.
 
 Shows progress, survives a kill (run it again and it resumes), uses CUDA and bfloat16 when
 they are there, and runs under `torchrun` unchanged. A recipe is everything that decides
@@ -23,14 +23,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from utils import checkpoints, training
+from utils import checkpoints, tensors, training
 from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
 from utils.bricks.text_encoders import learn_merges
 from utils.bricks.zero_shot import TEMPLATES, class_vectors, image_vectors, top_k_accuracy
-from utils.data import LANGUAGES, ROOT, Pairs, augment, draw, emoji_hash, load_emoji
-
-RUNS = ROOT / "runs"
+from utils.data import LANGUAGES, Pairs, augment, draw, emoji_hash, load_emoji
+from utils.paths import CHECKPOINTS, RUNS
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def resume(state: Path, arguments: dict, clip: CLIP, optimizer, average) -> dict
     """Load a state if it is one of this recipe and data; returns its note, or ValueError."""
     remedy = f"delete {state.parent} to start anew"
     try:
-        note = json.loads(checkpoints.read(state)[1]["note"])
+        note = json.loads(tensors.read(state)[1]["note"])
         if (note["recipe"], note["data"]) == (arguments, emoji_hash()):
             return training.load_state(state, clip, optimizer, average)
     except (ValueError, KeyError, TypeError, RuntimeError):
@@ -261,7 +260,7 @@ def report(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain one of the course's models.")
     parser.add_argument("name", choices=list(RECIPES))
-    parser.add_argument("--out", type=Path, default=checkpoints.FOLDER, help="where weights go")
+    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="where weights go")
     arguments = parser.parse_args()
     try:
         if "RANK" in os.environ:

@@ -1,4 +1,4 @@
-"""Builds Emoji-4, the course's dataset: `python -m utils.build_emoji`.
+"""Builds Emoji-4, the course's dataset: `python -m tools.emoji`.
 
 Fetches five pinned npm packages into a temporary folder, draws every emoji on white at
 64×64, and writes `assets/emoji/{train,unseen}.parquet` with the dataset card. The same
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from utils.data import EMOJI_DIR, STYLES
+from utils.data import STYLES
+from utils.paths import EMOJI
 
 SIZE = 64
 UNSEEN_CONCEPTS = 150
@@ -189,7 +190,7 @@ size_categories: [1K<n<10K]
 # Emoji-4
 
 {concepts} concepts, each drawn in up to four styles, each with an English and a Chinese label
-and keywords. {pictures} pictures, 64×64 RGB on white. Built by `python -m utils.build_emoji`
+and keywords. {pictures} pictures, 64×64 RGB on white. Built by `python -m tools.emoji`
 from pinned packages; the same packages give the same bytes.
 
 | split | concepts | pictures | {styles} |
@@ -285,7 +286,7 @@ def build(folder: Path) -> dict[str, int]:
 
 def main():
     parser = argparse.ArgumentParser(description="Build the Emoji-4 dataset.")
-    parser.add_argument("--out", type=Path, default=EMOJI_DIR, help="folder to write into")
+    parser.add_argument("--out", type=Path, default=EMOJI, help="folder to write into")
     folder = parser.parse_args().out
     for name, count in build(folder).items():
         print(f"{folder / name}.parquet: {count} pictures")

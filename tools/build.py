@@ -1,7 +1,7 @@
 """Build the course: lessons/*.py → utils/bricks/*.py and executed notebooks/*.ipynb.
 
 A lesson is a py:percent file. Its cells tagged `brick` become utils/bricks/NAME.py (see
-utils/export.py); NAME stands in its header, as `#   brick: NAME` under `# jupyter:`.
+tools/export.py); NAME stands in its header, as `#   brick: NAME` under `# jupyter:`.
 The same lesson gives the same bytes every time. `--check` compares, executing nothing.
 """
 
@@ -25,9 +25,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from utils import export
+from tools import export
+from utils.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS, GIGABYTES, BYTES = 90, 2.5, 1_000_000  # what a lesson may take
 CELL_TIMEOUT = 300  # seconds
 METADATA = {  # no versions: the bytes must not depend on a patch release
@@ -403,7 +403,7 @@ def build_notebook(lesson: Lesson) -> str:
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m utils.build",
+        prog="python -m tools.build",
         description="Build bricks and notebooks from lessons. A notebook is executed "
         "when its cells changed, or the brick of a lesson before it.",
     )

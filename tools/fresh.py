@@ -1,4 +1,4 @@
-"""Put a lesson's notebook back as shipped: `python -m utils.fresh 03`.
+"""Put a lesson's notebook back as shipped: `python -m tools.fresh 03`.
 
 The learner's version stays beside it, as `03_contrastive_loss.mine.ipynb`. Shipped
 means committed: the notebook comes from git.
@@ -9,7 +9,8 @@ import os
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from utils.paths import ROOT
+
 NOT_A_CLONE = (
     "This copy of the course is not a git clone, so it cannot tell what was shipped: "
     "download the course again and take notebooks/{lesson}_….ipynb from there."
@@ -94,7 +95,7 @@ def fresh(lesson: str, root: Path = ROOT) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.fresh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.fresh", description=__doc__)
     parser.add_argument("lesson", help="the number of a lesson, such as 03")
     lesson = parser.parse_args().lesson
     try:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from utils.checkpoints import CheckpointError, refuse_pickle
+from utils.tensors import CheckpointError, refuse_pickle
 
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 SECONDS = 5

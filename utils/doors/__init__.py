@@ -1,0 +1,1 @@
+"""In and out of other libraries' formats, one module a format."""

@@ -1,0 +1,293 @@
+"""CLIPs in the format of `transformers`: names, config, tokenizer and weights, both ways.
+
+Bookkeeping, not subject matter. Knows the attributes of the brick `CLIP` and imports no brick.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils import tensors
+from utils.tensors import CheckpointError
+
+# our name → transformers' name, by beginning
+NAMES = {
+    "image_tower.class_token": "vision_model.embeddings.class_embedding",
+    "image_tower.positions": "vision_model.embeddings.position_embedding.weight",
+    "image_tower.patch": "vision_model.embeddings.patch_embedding",
+    "image_tower.norm_pre": "vision_model.pre_layrnorm",  # spelt so there
+    "image_tower.norm_post": "vision_model.post_layernorm",
+    "image_tower.blocks": "vision_model.encoder.layers",
+    "text_tower.tokens": "text_model.embeddings.token_embedding",
+    "text_tower.positions": "text_model.embeddings.position_embedding.weight",
+    "text_tower.norm": "text_model.final_layer_norm",
+    "text_tower.blocks": "text_model.encoder.layers",
+    "image_projection": "visual_projection",
+    "text_projection": "text_projection",
+    "logit_scale": "logit_scale",
+}
+INNER = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attention.out": "self_attn.out_proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+
+
+def their_name(name: str) -> str:
+    """Our parameter name as transformers writes it (`attention.qkv` stays as it is)."""
+    ours = next(n for n in NAMES if name == n or name.startswith(n + "."))
+    theirs = NAMES[ours] + name[len(ours) :]
+    for inner, other in INNER.items():
+        theirs = theirs.replace(f".{inner}.", f".{other}.")
+    return theirs
+
+
+def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under transformers' names; the one qkv matrix becomes three."""
+    theirs = {}
+    for name, value in state.items():
+        name = their_name(name)
+        if ".attention.qkv." in name:
+            for part, third in zip("qkv", value.chunk(3), strict=True):
+                theirs[name.replace("attention.qkv", f"self_attn.{part}_proj")] = third
+        else:
+            theirs[name] = value
+    return theirs
+
+
+def from_transformers(theirs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """transformers' weights under our `names`. KeyError names a missing one."""
+    state = {}
+    for ours in names:
+        name = their_name(ours)
+        if ".attention.qkv." in name:
+            parts = [
+                name.replace("attention.qkv", f"self_attn.{p}_proj") for p in "qkv"
+            ]
+            state[ours] = torch.cat([theirs[part] for part in parts])
+        else:
+            state[ours] = theirs[name]
+    return state
+
+
+# our tower's argument → the key in transformers' config
+ARGUMENTS = {
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+}
+
+
+VIT_B_32 = {
+    "vision_config": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "quick_gelu",
+        "image_size": 224,
+        "patch_size": 32,
+    },
+    "text_config": {
+        "hidden_size": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "intermediate_size": 2048,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    },
+}
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a folder, as our `image`, `text` and `dim` arguments."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        vision, text = config["vision_config"], config["text_config"]
+        # what a config leaves out has the value of ViT-B/32
+        vision = {**VIT_B_32["vision_config"], **vision}
+        text = {**VIT_B_32["text_config"], **text}
+        image = {ours: vision[theirs] for ours, theirs in ARGUMENTS.items()}
+        image |= {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+        }
+        words = {ours: text[theirs] for ours, theirs in ARGUMENTS.items()}
+        words |= {"context": text["max_position_embeddings"]}
+        return {
+            "image": {"tower": "vit", **image},
+            "text": {"tower": "transformer", **words},
+            "dim": config.get("projection_dim", 512),
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(
+            f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
+        ) from None
+
+
+def read_merges(folder: Path) -> list:
+    """merges.txt of a folder: one pair a line after the version line."""
+    try:
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise CheckpointError(
+            f"merges.txt in {folder.name}/ is missing or not text; fetch it again."
+        ) from None
+    merges = [
+        line.split() for line in lines if line and not line.startswith("#version")
+    ]
+    if any(len(pair) != 2 for pair in merges):
+        raise CheckpointError(
+            f"merges.txt in {folder.name}/ has a line that is no pair; fetch it again."
+        )
+    return merges
+
+
+def read_vocab(folder: Path) -> dict | None:
+    """vocab.json of a folder, token → id; None when there is none."""
+    path = folder / "vocab.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (OSError, ValueError, RecursionError):
+        raise CheckpointError(
+            f"vocab.json in {folder.name}/ is not JSON; fetch it again."
+        ) from None
+
+
+def read_pretrained(kind: type, folder: Path):
+    """A CLIP with the weights and the tokenizer of a folder in transformers' format."""
+    config, merges = read_config(folder), read_merges(folder)
+    weights = folder / "model.safetensors"
+    theirs, _ = tensors.read(weights)
+    try:
+        clip = kind(merges=merges, **config)
+    except Exception:  # a wrong number can fail anywhere in a model
+        raise CheckpointError(
+            f"config.json in {folder.name}/ describes no CLIP; fetch it again."
+        ) from None
+    try:
+        state = from_transformers(theirs, list(clip.state_dict()))
+    except KeyError as missing:
+        raise CheckpointError(
+            f"{weights.name} lacks {missing}; use the config.json that belongs to it."
+        ) from None
+    except RuntimeError:
+        raise CheckpointError(
+            f"{weights.name} holds parts that do not fit together; fetch it again."
+        ) from None
+    tensors.fill(clip, state, weights.name)
+    # old files hold position_ids, which no model needs
+    extra = theirs.keys() - to_transformers(state)
+    left = sorted(name for name in extra if "position_ids" not in name)
+    if left:
+        raise CheckpointError(
+            f"{weights.name} has {left[0]!r}, which config.json does not describe; "
+            "use the config.json that belongs to it."
+        )
+    if read_vocab(folder) not in (None, clip.tokenizer.ids):
+        raise CheckpointError(
+            f"vocab.json and merges.txt in {folder.name}/ give words other ids; "
+            "fetch both again."
+        )
+    return clip
+
+
+def their_config(clip: nn.Module) -> dict:
+    """config.json for transformers."""
+
+    def tower(ours: nn.Module, arguments: dict) -> dict:
+        block = ours.blocks[0]
+        values = {
+            "width": ours.width,
+            "depth": len(ours.blocks),
+            "heads": block.attention.heads,
+            "hidden": block.fc1.out_features,
+            "activation": arguments.get("activation", "quick_gelu"),
+        }
+        return {ARGUMENTS[k]: v for k, v in values.items()} | {"projection_dim": dim}
+
+    dim, words = clip.config["dim"], clip.tokenizer
+    vision = tower(clip.image_tower, clip.config["image"])
+    vision |= {
+        "image_size": clip.image_size,
+        "patch_size": clip.image_tower.patch.stride[0],
+    }
+    text = tower(clip.text_tower, clip.config["text"])
+    text |= {"vocab_size": len(words), "max_position_embeddings": words.context}
+    text |= {
+        "bos_token_id": words.start,
+        "eos_token_id": words.end,
+        "pad_token_id": words.end,
+    }
+    return {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": dim,
+        "logit_scale_init_value": 2.6592,
+        "vision_config": {"model_type": "clip_vision_model", **vision},
+        "text_config": {"model_type": "clip_text_model", **text},
+    }
+
+
+def their_preprocessor(size: int, mean, std) -> dict:
+    """preprocessor_config.json: what `preprocess` does, in transformers' words."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def write_pretrained(clip: nn.Module, folder: Path, mean, std) -> None:
+    """Weights, config, tokenizer and preprocessor, as transformers reads them.
+
+    mean, std: of the three channels, as the model's own preprocessing takes them.
+    """
+    towers = clip.config["image"]["tower"], clip.config["text"]["tower"]
+    if towers != ("vit", "transformer"):
+        raise ValueError(
+            f"transformers' CLIPModel has no counterpart of the towers {towers[0]} and "
+            f"{towers[1]}; only a vit with a transformer can be saved in its format"
+        )
+    words = clip.tokenizer
+    tokenizer = {
+        "tokenizer_class": "CLIPTokenizer",
+        "processor_class": "CLIPProcessor",
+        "bos_token": words.tokens[words.start],
+        "eos_token": words.tokens[words.end],
+        "unk_token": words.tokens[words.end],
+        "pad_token": words.tokens[words.end],
+        "model_max_length": words.context,
+    }
+    files = {
+        "config.json": json.dumps(their_config(clip), indent=1),
+        "preprocessor_config.json": json.dumps(
+            their_preprocessor(clip.image_size, mean, std), indent=1
+        ),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
+        "vocab.json": json.dumps(words.ids, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, words.merges)]),
+    }
+    state = {k: v.detach().cpu() for k, v in clip.state_dict().items()}
+    # first what can fail for want of space
+    tensors.write(
+        to_transformers(state), folder / "model.safetensors", {"format": "pt"}
+    )
+    for name, content in files.items():
+        tensors.write_text(content + "\n", folder / name)
