@@ -39,7 +39,7 @@ author: .venv/lab  ## as lab, and saving a notebook writes its lesson
 doctor:  ## say what this machine has, and what to do about each fault
 	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor
 
-pretrain: .venv/lab  ## train a model the course ships (MODEL=clip)
+pretrain: .venv/lab  ## train models the course ships, in turn (MODEL="clip clip_resnet")
 	@$(if $(MODEL),,echo "Name the model: make pretrain MODEL=clip" >&2; exit 2)
 	@$(PY) -m tools.pretrain $(MODEL)
 

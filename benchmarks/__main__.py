@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 
 from benchmarks import clip, loss, report
-from tools.pretrain import RECIPES
 from utils import device as devices
 from utils.data import load_emoji
+from utils.recipes import RECIPES
 
 PAGE = Path(__file__).with_name("README.md")
 BATCH = 64

@@ -10,11 +10,11 @@ import transformers
 from torch import Tensor
 
 from benchmarks.measure import Row, agree, race
-from tools import pretrain
 from utils import device as devices
 from utils import training
 from utils.bricks.clip import CLIP, contrastive_loss, preprocess
 from utils.data import Pairs, draw
+from utils.recipes import clip as recipes
 
 
 def twin(clip: CLIP) -> transformers.CLIPModel:
@@ -64,10 +64,11 @@ def inference(logits: Callable[[], Tensor], precision) -> Callable[[], Tensor]:
 
 
 def rows(
-    recipe: pretrain.Recipe, pairs: Pairs, device: torch.device, size: int, seconds: float
+    recipe: recipes.Recipe, pairs: Pairs, device: torch.device, size: int, seconds: float
 ) -> Iterator[Row]:
     """A training step and an inference batch, in every precision that the device is good at."""
-    clip = pretrain.build(recipe, pairs).to(device)
+    devices.seed(recipe.seed)
+    clip = recipe.build(pairs, {}).to(device)
     model = twin(clip).to(device)
     pictures, ids = (tensor.to(device) for tensor in batch(pairs, clip, size))
     inputs = {"input_ids": ids, "pixel_values": preprocess(pictures, clip.image_size)}

@@ -8,8 +8,8 @@ from test_clip import MERGES, TEXT, VIT, toy_pairs
 
 from benchmarks import clip, loss, report
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
-from tools import pretrain
 from utils.bricks.clip import CLIP, contrastive_loss
+from utils.recipes import clip as recipes
 
 CPU = torch.device("cpu")
 PAGE = report.Path(report.__file__).with_name("README.md")
@@ -118,7 +118,7 @@ def test_the_memory_ratio_is_theirs_by_ours():
 
 # CLIP and the loss
 
-RECIPE = pretrain.Recipe(image=VIT, text=TEXT, dim=16, merges=40)
+RECIPE = recipes.Recipe(image=VIT, text=TEXT, dim=16, merges=40)
 
 
 def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():
@@ -251,7 +251,7 @@ def test_the_shipped_page_is_whole():
     text = PAGE.read_text(encoding="utf-8")
     rows = parsed(text)
     assert "Measured on 20" in text
-    method = report.page([], pretrain.RECIPES["clip"].dim, CPU).split("## How")[1]
+    method = report.page([], recipes.RECIPES["clip"].dim, CPU).split("## How")[1]
     assert text.endswith(method), "benchmarks/README.md is older than the benchmarks: make bench"
     for beginning, count in [
         ("training step of CLIP, ", 1),

@@ -10,12 +10,13 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, pipeline
 
-from tools import pretrain
-from utils import checkpoints, pictures
+from utils import checkpoints, device, pictures
 from utils.bricks.clip import CLIP, contrastive_loss, preprocess
 from utils.bricks.text_encoders import learn_merges
 from utils.data import Pairs
 from utils.doors.transformers import from_transformers, their_config, to_transformers
+from utils.recipes import clip as recipes
+from utils.recipes import engine
 
 PROMPTS = [
     "a picture of a red fox",
@@ -325,10 +326,11 @@ def toy_pairs(n: int = 24) -> Pairs:
 
 
 def gradients_of_one_step() -> dict[str, torch.Tensor]:
-    recipe = pretrain.Recipe(image=VIT, text=TEXT, dim=16, merges=40, batch=16, seed=3)
-    clip = pretrain.build(recipe, toy_pairs())
-    pretrain.clip_loss(clip, toy_pairs(), recipe)(5).backward()
-    pretrain.average_gradients(clip)
+    recipe = recipes.Recipe(image=VIT, text=TEXT, dim=16, merges=40, batch=16, seed=3)
+    device.seed(recipe.seed)
+    clip = recipe.build(toy_pairs(), {})
+    recipe.losses(clip, toy_pairs(), {})[0](5).backward()
+    engine.average_gradients(clip)
     return {name: p.grad for name, p in clip.named_parameters()}
 
 

@@ -27,6 +27,7 @@ from utils import checkpoints, tensors
 from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
 from utils.data import LANGUAGES, Pairs, augment, emoji_hash
+from utils.recipes import clip, engine
 
 STEPS = 40
 VIT = {"tower": "vit", "image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
@@ -34,10 +35,10 @@ RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 
 TEXT = {"tower": "transformer", "context": 16, "width": 24, "depth": 1, "heads": 2}
 TINY = {"text": TEXT, "dim": 16, "merges": 40, "steps": STEPS, "batch": 16, "warmup": 4}
 RECIPES = {
-    "vit": pretrain.Recipe(image=VIT | {"keep": 0.5}, seed=3, **TINY),
-    "resnet": pretrain.Recipe(image=RESNET, small=24, small_share=0.5, seed=4, **TINY),
-    "whole_vit": pretrain.Recipe(image=VIT, **TINY | {"steps": 4}),
-    "short": pretrain.Recipe(image=VIT, **TINY | {"steps": 2}),
+    "vit": clip.Recipe(image=VIT | {"keep": 0.5}, seed=3, **TINY),
+    "resnet": clip.Recipe(image=RESNET, small=24, small_share=0.5, seed=4, **TINY),
+    "whole_vit": clip.Recipe(image=VIT, **TINY | {"steps": 4}),
+    "short": clip.Recipe(image=VIT, **TINY | {"steps": 2}),
 }
 COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone", "concept")
 
@@ -51,8 +52,9 @@ def toy_pairs(split: str = "train") -> Pairs:
 
 
 def die(name: str, count: int) -> None:
-    """Make the `count`-th call of `utils.tensors.NAME` the moment of a SIGKILL."""
-    owner = getattr(tensors, name.split(".")[0]) if "." in name else tensors
+    """Make the `count`-th call of `tensors.NAME` (or `checkpoints.NAME`) a SIGKILL."""
+    owner = checkpoints if name == "sha256" else tensors
+    owner = getattr(owner, name.split(".")[0]) if "." in name else owner
     name = name.split(".")[-1]
     real, calls = getattr(owner, name), []
 
@@ -81,9 +83,9 @@ def main() -> None:
     if "EXACT" in os.environ:  # bfloat16 makes large differences of small ones
         devices.half_precision = lambda device: contextlib.nullcontext()
         torch.Tensor.bfloat16 = torch.Tensor.float
-    pretrain.RECIPES, pretrain.load_emoji = RECIPES, toy_pairs
+    pretrain.RECIPES, engine.load_emoji = RECIPES, toy_pairs
     runs = Path(sys.argv[-1]) / "runs"
-    pretrain.pretrain = functools.partial(pretrain.pretrain, runs=runs, save_every=0)
+    engine.pretrain = functools.partial(engine.pretrain, runs=runs, save_every=0)
     pretrain.main()
 
 
@@ -198,12 +200,12 @@ def test_two_processes_train_as_one(tmp_path):
 @pytest.fixture
 def toys(monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", "cpu")
-    monkeypatch.setattr(pretrain, "load_emoji", toy_pairs)
+    monkeypatch.setattr(engine, "load_emoji", toy_pairs)
 
 
 def run(folder: Path, name: str = "short", **changes) -> dict:
     """A run of two steps as `clip`, in this process."""
-    return pretrain.pretrain("clip", replace(RECIPES[name], **changes), folder, folder / "runs")
+    return engine.pretrain("clip", replace(RECIPES[name], **changes), folder, folder / "runs")
 
 
 def test_the_card_tells_what_was_done(toys, tmp_path):
@@ -226,9 +228,9 @@ def test_the_card_tells_what_was_done(toys, tmp_path):
         for k in (1, 5)
     }
     # the figures are those of the rounded weights that are on the disk
-    clip = checkpoints.load("clip", torch.device("cpu"), tmp_path)
+    model = checkpoints.load("clip", torch.device("cpu"), tmp_path)
     splits = {split: toy_pairs(split) for split in ("train", "unseen")}
-    assert pretrain.evaluate(clip, splits) == card["metrics"]
+    assert RECIPES["short"].evaluate(model, splits, {}) == card["metrics"]
 
 
 def test_a_finished_run_is_not_trained_again(toys, tmp_path, capsys):
@@ -272,12 +274,12 @@ def test_the_state_of_another_recipe_is_refused(changes, begun):
 
 
 def test_the_state_of_another_data_set_is_refused(begun, monkeypatch):
-    monkeypatch.setattr(pretrain, "emoji_hash", lambda: "0" * 64)
+    monkeypatch.setattr(engine, "emoji_hash", lambda: "0" * 64)
     assert "belongs to another recipe or data set" in refusal(begun)
 
 
 def test_the_state_of_other_bricks_is_refused(begun, monkeypatch):
-    monkeypatch.setattr(pretrain, "build", lambda *_: CLIP(RESNET, TEXT, [], dim=16))
+    monkeypatch.setattr(clip.Recipe, "build", lambda *_: CLIP(VIT | {"depth": 1}, TEXT, [], dim=16))
     assert "is not a whole state of this model" in refusal(begun)
 
 
@@ -316,7 +318,7 @@ def test_the_command_ends_in_one_line(error, said, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(pretrain, "pretrain", fail)
+    monkeypatch.setattr(engine, "pretrain", fail)
     assert told(monkeypatch, "clip") == said
 
 
@@ -337,7 +339,7 @@ def test_a_full_disk_leaves_the_last_state_and_is_told(error, cause, toys, tmp_p
         patch.setitem(pretrain.RECIPES, "clip", RECIPES["short"])
         patch.setattr(tensors, "save_file", lambda *a, **k: next(calls)(*a, **k))
         patch.setattr(
-            pretrain, "pretrain", functools.partial(pretrain.pretrain, runs=runs, save_every=0)
+            engine, "pretrain", functools.partial(engine.pretrain, runs=runs, save_every=0)
         )
         assert told(patch, "clip", "--out", str(tmp_path)) == (
             f"state.safetensors cannot be written ({cause}); make room or choose another folder."
@@ -383,7 +385,7 @@ def test_unseen_changes_no_weight(toys, tmp_path, monkeypatch):
         return pairs if split == "train" else replace(pairs, table=owls)
 
     run(tmp_path / "one")
-    monkeypatch.setattr(pretrain, "load_emoji", other)
+    monkeypatch.setattr(engine, "load_emoji", other)
     run(tmp_path / "two")
     one, two = ((tmp_path / n / "clip.safetensors").read_bytes() for n in ("one", "two"))
     assert one == two
@@ -409,23 +411,23 @@ def test_accuracy_is_counted_as_by_hand(monkeypatch):
     pairs, eye = toy_pairs().take([*range(24), 0, 1]), torch.eye(24)
     vectors = eye[[*range(12), *[0] * 14]]  # from the twelfth on, all look like concept 0
 
-    def classes(clip, labels, templates):
+    def classes(_, labels, templates):
         found = eye[[int(re.search(r"\d+", label)[0]) for label in labels]]
         return found if labels[0].startswith("fox") else found.roll(1, 1)
 
-    monkeypatch.setattr(pretrain, "image_vectors", lambda *_: vectors)
-    monkeypatch.setattr(pretrain, "class_vectors", classes)
-    found = pretrain.evaluate(CLIP(VIT, TEXT, [], 16), {"toys": pairs})
+    monkeypatch.setattr(clip, "image_vectors", lambda *_: vectors)
+    monkeypatch.setattr(clip, "class_vectors", classes)
+    found = RECIPES["short"].evaluate(CLIP(VIT, TEXT, [], 16), {"toys": pairs}, {})
     assert (found["toys_en_top1"], found["toys_zh_top1"]) == (50.0, 3.8)  # 13 and 1 of 26
 
 
 def test_a_step_sees_changed_pictures_and_both_languages(monkeypatch):
-    clip, recipe = CLIP(VIT, TEXT, [], 16), RECIPES["whole_vit"]
-    kind, pictures, captions = type(clip.tokenizer), [], []
+    model, recipe = CLIP(VIT, TEXT, [], 16), RECIPES["whole_vit"]
+    kind, pictures, captions = type(model.tokenizer), [], []
     real = kind.__call__
     monkeypatch.setattr(kind, "__call__", lambda self, x: captions.extend(x) or real(self, x))
-    monkeypatch.setattr(pretrain, "augment", lambda p, g: pictures.append(p) or augment(p, g))
-    pretrain.clip_loss(clip, toy_pairs(), recipe)(0)
+    monkeypatch.setattr(clip, "augment", lambda p, g: pictures.append(p) or augment(p, g))
+    recipe.losses(model, toy_pairs(), {})[0](0)
     assert [p.shape for p in pictures] == [(recipe.batch, 3, 32, 32)]
     chinese = [bool(re.search("[一-鿿]", text)) for text in captions]
     assert chinese == [False] * recipe.batch + [True] * recipe.batch

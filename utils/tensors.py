@@ -7,7 +7,7 @@ No pickle is read or written anywhere.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -86,9 +86,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Load tensors into a model, or say in one sentence which one does not fit."""
-    wanted = model.state_dict()
+def own_state(model: nn.Module, borrowed: Sequence[nn.Module] = ()) -> dict[str, Tensor]:
+    """A model's state_dict without that of the modules it borrows."""
+    held = {id(module) for module in borrowed}
+    prefixes = tuple(f"{name}." for name, m in model.named_modules() if id(m) in held)
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
+
+
+def fill(
+    model: nn.Module, tensors: dict[str, Tensor], name: str, borrowed: Sequence[nn.Module] = ()
+) -> None:
+    """Load tensors into a model, or say in one sentence which one does not fit.
+
+    borrowed: modules of the model that `tensors` leave out.
+    """
+    wanted = own_state(model, borrowed)
     remedy = "use the weights that belong to this model"
     for key in wanted:
         if key not in tensors:
@@ -105,4 +117,5 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
             raise CheckpointError(f"{name}: {key} holds {value.dtype}; {remedy}.")
         if not value.isfinite().all():
             raise CheckpointError(f"{name}: {key} holds what is no number; {remedy}.")
-    model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in tensors.items()})
+    loaded = {k: v.to(wanted[k].dtype) for k, v in tensors.items()}
+    model.load_state_dict(loaded, strict=False)  # strict but for what is borrowed, see above

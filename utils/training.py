@@ -1,13 +1,16 @@
-"""The training loop: optimizer, schedule, progress, resumable state.
+"""The training loop: optimizers, schedule, progress, average, resumable state.
 
 A loss is a function `loss(step) -> Tensor` that draws its own batch, so that a step
 depends on its number alone. Losses themselves are lessons' business.
 """
 
+import contextlib
+import fnmatch
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ipywidgets
@@ -16,9 +19,12 @@ from torch import Tensor, nn
 
 from utils import device as devices
 from utils import plots, tensors, widgets
+from utils.tensors import own_state
+
+BETAS = (0.9, 0.98)  # CLIP's
 
 
-def adamw(parameters, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def adamw(parameters, lr: float, weight_decay: float, betas=BETAS) -> torch.optim.AdamW:
     """AdamW whose decay leaves out gains, biases and scalars, as CLIP's does (sec. 2.5).
 
     parameters: a model, or some of its parameters.
@@ -30,27 +36,67 @@ def adamw(parameters, lr: float, weight_decay: float) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-6, fused=True)
+
+
+def by_role(model: nn.Module, roles: dict[str, Sequence[str]]) -> dict[str, list[nn.Parameter]]:
+    """The trained parameters of a model by role: those of `roles`, and "gain".
+
+    roles: {role: patterns of parameter names, as of a shell}. What has one dimension or none
+    is a gain without being named. Raises ValueError unless every other parameter has just one
+    role and every pattern a parameter: what was forgotten is named.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    owner = {name: "gain" for name, p in trained.items() if p.ndim <= 1}
+    others = [name for name in trained if name not in owner]
+    for role, patterns in roles.items():
+        for pattern in patterns:
+            found = fnmatch.filter(others, pattern)
+            if not found:
+                raise ValueError(f"no parameter is named like {pattern!r}; mend the role {role!r}")
+            for name in found:
+                if owner.setdefault(name, role) != role:
+                    raise ValueError(f"{name} is both {owner[name]!r} and {role!r}; choose one")
+    for name in others:
+        if name not in owner:
+            raise ValueError(f"{name} has no role; add it to one of {', '.join(roles)}")
+    return {
+        role: [p for name, p in trained.items() if owner[name] == role] for role in [*roles, "gain"]
+    }
 
 
 class MuonAdamW:
     """Muon for the hidden matrices, AdamW for all else; behaves as one optimizer.
 
-    Convolutions count as matrices (out, in·k·k). Embeddings, positions, gains, biases and
-    the layer that reads pixels stay with AdamW. Jordan et al. 2024, "Muon".
+    roles: {"matrix": …, "edge": …, "gain": …}, lists of parameters, see `by_role`. A matrix
+    stands between two hidden layers; convolutions count as (out, in·k·k). An edge reads or
+    writes what is not hidden: pixels, tokens, positions, classes. Gains, biases and scalars do
+    not decay. Jordan et al. 2024, "Muon".
     """
 
-    def __init__(self, model: nn.Module, lr: float, matrix_lr: float, weight_decay: float):
-        layers = (m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-        self.hidden = [m.weight for m in layers if m.weight.shape[1] > 3]
+    def __init__(
+        self,
+        roles: dict[str, list[nn.Parameter]],
+        lr: float,
+        matrix_lr: float,
+        weight_decay: float,
+        betas=BETAS,
+    ):
+        if unknown := roles.keys() - {"matrix", "edge", "gain"}:
+            raise ValueError(f"the role {unknown.pop()!r} is none of matrix, edge and gain")
+        self.hidden = roles.get("matrix", [])
         # the same numbers, seen as matrices
         self.matrices = [nn.Parameter(p.data.view(len(p), -1)) for p in self.hidden]
-        taken = {id(p) for p in self.hidden}
-        rest = [p for p in model.parameters() if id(p) not in taken]
-        self.parts = [
-            torch.optim.Muon(self.matrices, lr=matrix_lr, weight_decay=weight_decay),
-            adamw(rest, lr, weight_decay),
-        ]
+        edges, gains = roles.get("edge", []), roles.get("gain", [])
+        self.parts: list[torch.optim.Optimizer] = []
+        if self.matrices:
+            muon = torch.optim.Muon(self.matrices, lr=matrix_lr, weight_decay=weight_decay)
+            self.parts.append(muon)
+        if edges or gains:
+            groups = [{"params": edges, "weight_decay": weight_decay}]
+            groups += [{"params": gains, "weight_decay": 0.0}]
+            groups = [group for group in groups if group["params"]]
+            self.parts.append(torch.optim.AdamW(groups, lr, betas, eps=1e-6, fused=True))
 
     @property
     def param_groups(self) -> list[dict]:
@@ -64,7 +110,8 @@ class MuonAdamW:
 
     def step(self) -> None:
         for matrix, parameter in zip(self.matrices, self.hidden, strict=True):
-            matrix.grad = parameter.grad.flatten(1)
+            # a matrix that this step did not use has none
+            matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
         for part in self.parts:
             part.step()
 
@@ -92,44 +139,66 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def trapezoid(step: int, steps: int, warmup: int, down: float = 0.4) -> float:
+    """Share of the learning rate: linear warm-up, 1, and in the last `down` a line to 0."""
+    return min(1.0, (step + 1) / max(1, warmup), (1 - step / steps) / down)
+
+
+SCHEDULES = {"cosine": cosine, "trapezoid": trapezoid}
+
+
+class NotFinite(ValueError):
+    """A loss, or a weight, that is no number any more; the message says at which step."""
+
+
 def run(
-    optimizer: torch.optim.Optimizer | MuonAdamW,
-    loss: Callable[[int], Tensor],
+    optimizer,
+    loss,
     steps: int,
     *,
     seed: int = 0,
     start: int = 0,
     warmup: int = 20,
+    schedule: Callable[[int, int, int], float] = cosine,
     before_step: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train and yield (step, loss) after each step.
 
-    Every step seeds torch from (seed, step): dropout and the like are the same after a
-    resume. Losses run under bfloat16 autocast where the device multiplies it fast.
-    Raises ValueError when the loss is no longer a number.
+    optimizer, loss: one of each, or lists of the same length: in every step each loss trains
+    its optimizer in turn, as a generator's and a critic's do, and the first loss is yielded.
+    A group's learning rate is its peak, times `schedule(step, steps, warmup)`. Every step
+    seeds torch from (seed, step): dropout and the like are the same after a resume. Losses
+    run under bfloat16 autocast where the device multiplies it fast. Raises NotFinite when a
+    loss is no longer a number, before it changes a weight.
     """
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    device = optimizer.param_groups[0]["params"][0].device
+    optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
+    losses = loss if isinstance(loss, list) else [loss]
+    groups = [group for part in optimizers for group in part.param_groups]
+    for group in groups:
+        group.setdefault("peak", group["lr"])
+    device = groups[0]["params"][0].device
     for step in range(start, steps):
         torch.manual_seed(seed * 1_000_003 + step)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * cosine(step, steps, warmup)
-        with devices.half_precision(device):
-            value = loss(step)
-        number = value.item()
-        if not math.isfinite(number):
-            raise ValueError(f"The loss is {number} at step {step}; lower the learning rate.")
-        optimizer.zero_grad()
-        value.backward()
-        if before_step:
-            before_step()
-        optimizer.step()
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak
+        for group in groups:
+            group["lr"] = group["peak"] * schedule(step, steps, warmup)
+        numbers = []
+        for part, compute in zip(optimizers, losses, strict=True):
+            with devices.half_precision(device):
+                value = compute(step)
+            numbers.append(value.item())
+            if not math.isfinite(numbers[-1]):
+                raise NotFinite(
+                    f"The loss is {numbers[-1]} at step {step}; lower the learning rate."
+                )
+            part.zero_grad()
+            value.backward()
+            if before_step:
+                before_step()
+            part.step()
         if after_step:
             after_step()
-        yield step, number
+        yield step, numbers[0]
 
 
 def fit(
@@ -139,6 +208,7 @@ def fit(
     *,
     lr: float = 1e-3,
     weight_decay: float = 0.1,
+    optimizer=None,
     warmup: int = 20,
     seed: int = 0,
     after_step: Callable[[], None] | None = None,
@@ -147,14 +217,15 @@ def fit(
 ) -> list[float]:
     """Train `model` in a notebook, with a live curve; returns the loss of every step.
 
-    watch(step) may return HTML, shown under the curve about once a second. What is stored
-    on the page is one line that every machine prints alike.
+    optimizer: AdamW at `lr` and `weight_decay` unless one is given; it and `loss` may be lists,
+    as in `run`. watch(step) may return HTML, shown under the curve about once a second. What
+    is stored on the page is one line that every machine prints alike.
     """
     view = ipywidgets.HTML()
     widgets.show(view, f"Live curve of {name}.")
     model.train()
     losses, shown = [], 0.0
-    optimizer = adamw(model, lr, weight_decay)
+    optimizer = optimizer or adamw(model, lr, weight_decay)
     for step, value in run(
         optimizer, loss, steps, seed=seed, warmup=warmup, after_step=after_step
     ):
@@ -185,39 +256,90 @@ def svg_curve(losses: list[float], steps: int, width: int = 480, height: int = 1
 
 
 class Average:
-    """An exponential moving average of a model's weights and buffers."""
+    """An exponential moving average of a model's weights and buffers.
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    Frozen weights do not change and are left out, and so is what is in `borrowed` modules.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, borrowed: Sequence[nn.Module] = ()):
+        self.decay, self.borrowed = decay, list(borrowed)
+        self.values = {k: v.detach().clone() for k, v in own_state(model, self.borrowed).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (step + 1) / (step + 10))  # trust early weights less
-        for name, value in model.state_dict().items():
+        for name, value in own_state(model, self.borrowed).items():
             if value.dtype.is_floating_point:
                 self.values[name].lerp_(value, 1 - decay)
             else:
                 self.values[name].copy_(value)
 
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with averaged weights, in eval mode; afterwards it is as it was."""
+        kept = {k: v.detach().clone() for k, v in own_state(model, self.borrowed).items()}
+        modes = {module: module.training for module in model.modules()}
+        model.eval().load_state_dict(self.values, strict=False)
+        try:
+            yield
+        finally:
+            model.load_state_dict(kept, strict=False)
+            for module, mode in modes.items():
+                module.training = mode
 
-def save_state(path: Path, model, optimizer: MuonAdamW, average: Average, note: dict) -> None:
-    """Write everything a resume needs, atomically: a kill leaves the old file or the new."""
-    named = {f"model.{k}": v for k, v in model.state_dict().items()}
+
+# ---------------------------------------------------------------- state
+
+
+def save_state(path: Path, model, optimizers: list, average: Average, note: dict) -> None:
+    """Write everything a resume needs, atomically: a kill leaves the old file or the new.
+
+    Raises NotFinite, and keeps the old file, if a weight is no number any more.
+    """
+    own = own_state(model, average.borrowed)
+    for name, value in own.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise NotFinite(f"{name} holds what is no number; lower the learning rate.")
+    named = {f"model.{k}": v for k, v in own.items()}
     named |= {f"average.{k}": v for k, v in average.values.items()}
-    named |= {f"optimizer.{k}": v for k, v in optimizer.tensors().items()}
-    tensors.write(named, path, {"note": json.dumps(note)})
+    for i, optimizer in enumerate(optimizers):
+        named |= {f"optimizer{i}.{k}": v for k, v in optimizer.tensors().items()}
+    text = json.dumps(note)
+    tensors.write(named, path, {"note": text, "sha256": digest(named, text)})
 
 
-def load_state(path: Path, model, optimizer: MuonAdamW, average: Average) -> dict:
-    """Read a state written by `save_state` into its three owners; returns its note."""
+def load_state(path: Path, model, optimizers: list, average: Average) -> dict:
+    """Read a state written by `save_state` into its owners; returns its note.
+
+    Raises ValueError if it was changed since, or belongs to other owners: nothing is loaded.
+    """
     named, metadata = tensors.read(path)
-    parts = {"model": {}, "average": {}, "optimizer": {}}
+    text = metadata["note"]
+    if metadata["sha256"] != digest(named, text):
+        raise ValueError(f"{path.name} is damaged: its tensors do not have the checksum it names")
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, value in named.items():
         owner, rest = name.split(".", 1)
-        parts[owner][rest] = value
-    model.load_state_dict(parts["model"])
+        parts.setdefault(owner, {})[rest] = value
+    own = own_state(model, average.borrowed)
+    wanted = {"model": own, "average": average.values}
+    for owner, state in wanted.items():
+        found = parts.get(owner, {})
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in found.items()}:
+            raise ValueError(f"{path.name} holds another {owner}")
+    for i, optimizer in enumerate(optimizers):
+        optimizer.load_tensors(parts.get(f"optimizer{i}", {}))
+    model.load_state_dict(parts["model"], strict=False)
     for name, value in parts["average"].items():
         average.values[name].copy_(value)
-    optimizer.load_tensors(parts["optimizer"])
-    return json.loads(metadata["note"])
+    return json.loads(text)
+
+
+def digest(named: dict[str, Tensor], text: str) -> str:
+    """SHA-256 over a text and over tensors with their names, types and shapes."""
+    sha256 = hashlib.sha256(text.encode())
+    for name, value in sorted(named.items()):
+        value = value.detach().cpu().contiguous()
+        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha256.update(value.view(-1).view(torch.uint8).numpy())
+    return sha256.hexdigest()

@@ -1,0 +1,308 @@
+"""The engine that trains every shipped model; a recipe says what, the engine does the rest.
+
+Progress, atomic state and bit-for-bit resume, `torchrun`, the average of the weights, a look
+now and then, the card, fp16. The models are bricks, their recipes the modules beside this.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from utils import checkpoints, pictures, tensors, training
+from utils import device as devices
+from utils.data import SPLITS, Pairs, emoji_hash, load_emoji
+from utils.paths import CHECKPOINTS, RUNS
+
+LOOKS = (0.01, 0.1, 0.3, 0.6, 1.0)  # the shares of a run after which it is looked at
+POINTS = 60  # of the loss curve on a card
+LICENCE = "MIT; trained on Emoji-4, see assets/emoji/README.md for the pictures' licences"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights of one shipped model, as printed on its card.
+
+    A family of models is a subclass that adds its settings and says how a model is built,
+    what each parameter gets, what is lowered and how the result is measured.
+    """
+
+    steps: int
+    batch: int
+    lr: float = 1e-3
+    matrix_lr: float = 0.02
+    weight_decay: float = 0.05
+    warmup: int = 100
+    schedule: str = "cosine"
+    average: float = 0.998
+    seed: int = 0
+
+    def borrows(self) -> dict[str, str]:
+        """{attribute of the model: shipped model that it holds there}; never trained."""
+        return {}
+
+    def helpers(self) -> dict[str, str]:
+        """{name: shipped model that training or measuring needs, and the model does not}."""
+        return {}
+
+    def build(self, train: Pairs, others: dict[str, nn.Module]) -> nn.Module:
+        """A new model in its first state; torch is seeded. others: what is borrowed, helpers.
+
+        It may hold more than is shipped, such as a critic: see `shipped`.
+        """
+        raise NotImplementedError
+
+    def shipped(self, learner: nn.Module) -> nn.Module:
+        """The part of what was built that is shipped."""
+        return learner
+
+    def optimizers(self, learner: nn.Module) -> list[training.MuonAdamW]:
+        """One for each loss; together they hold every trained parameter once."""
+        raise NotImplementedError
+
+    def losses(
+        self, learner: nn.Module, train: Pairs, others: dict[str, nn.Module]
+    ) -> list[Callable[[int], Tensor]]:
+        """loss(step) for each optimizer, computed in turn; called once, before the first step."""
+        raise NotImplementedError
+
+    def after_step(self, learner: nn.Module) -> None:
+        """What must be done after every step, such as a clamp."""
+
+    def look(
+        self, model: nn.Module, splits: dict[str, Pairs], others: dict[str, nn.Module]
+    ) -> tuple[dict[str, float], Tensor | None]:
+        """A few figures, and some pictures (N, 3, H, W), that show how far training is."""
+        return {}, None
+
+    def evaluate(
+        self, model: nn.Module, splits: dict[str, Pairs], others: dict[str, nn.Module]
+    ) -> dict[str, float]:
+        """The figures of the card, measured on what is shipped."""
+        raise NotImplementedError
+
+    def notes(self) -> dict:
+        """What else the card should say."""
+        return {}
+
+    def muon(self, module: nn.Module, roles: dict, betas=training.BETAS) -> training.MuonAdamW:
+        """The optimizer of a module by the roles of its parameters, see `training.by_role`."""
+        found = training.by_role(module, roles)
+        rates = self.lr, self.matrix_lr, self.weight_decay
+        return training.MuonAdamW(found, *rates, betas=betas)
+
+
+# ---------------------------------------------------------------- processes
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes); (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share(size: int) -> slice:
+    """The part of a batch of `size` that this process computes."""
+    rank, processes = world()
+    return slice(rank * size // processes, (rank + 1) * size // processes)
+
+
+def gathered(vectors: Tensor) -> Tensor:
+    """The vectors of all processes in rank order, with gradients to each of them."""
+    return torch.cat(all_gather(vectors)) if world()[1] > 1 else vectors
+
+
+def average_gradients(learner: nn.Module) -> None:
+    """The mean of every gradient over the processes; what is frozen or unused has none."""
+    processes = world()[1]
+    if processes > 1:
+        for parameter in learner.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= processes
+
+
+def after_step(recipe: Recipe, learner: nn.Module) -> None:
+    """The recipe's own, then the same buffers (norms, codebooks) in every process."""
+    recipe.after_step(learner)
+    if world()[1] > 1:
+        for buffer in learner.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{world()[1]} × {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+# ---------------------------------------------------------------- data that is encoded once
+
+
+def cached(
+    what: str, made_of: dict, make: Callable[[], dict[str, Tensor]], runs: Path = RUNS
+) -> dict[str, Tensor]:
+    """Tensors that are computed once and kept in `runs/cache`, e.g. a data set's codes.
+
+    made_of: everything that decides them, as JSON takes it (hashes of weights and data,
+    settings). Anything else in it makes another file.
+    """
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    path = runs / "cache" / f"{what}-{key}.safetensors"
+    if path.is_file():
+        try:
+            return tensors.read(path)[0]
+        except tensors.CheckpointError:
+            path.unlink()  # it can be computed again
+    found = make()
+    if not world()[0]:
+        tensors.write(found, path, {"made_of": json.dumps(made_of, sort_keys=True)})
+    return found
+
+
+# ---------------------------------------------------------------- the run
+
+
+def resume(state: Path, arguments: dict, learner, optimizers: list, average) -> dict:
+    """Load a state if it is one of this recipe and data; returns its note, or ValueError."""
+    remedy = f"delete {state.parent} to start anew"
+    try:
+        note = json.loads(tensors.read(state)[1]["note"])
+        if (note["recipe"], note["data"]) == (arguments, emoji_hash()):
+            return training.load_state(state, learner, optimizers, average)
+    except (ValueError, KeyError, TypeError, RuntimeError):
+        raise ValueError(f"{state.name} is not a whole state of this model; {remedy}.") from None
+    raise ValueError(f"{state.name} belongs to another recipe or data set; {remedy}.")
+
+
+def pretrain(
+    name: str,
+    recipe: Recipe,
+    folder: Path = CHECKPOINTS,
+    runs: Path = RUNS,
+    save_every: float = 60.0,
+) -> dict:
+    """Train a recipe to its end, resuming if a state is there; writes weights and card.
+
+    Returns the card; {} in a process that is not the first. Raises ValueError in one sentence
+    for a state that does not belong here, and when the loss is no number any more.
+    """
+    device, first = devices.pick(), not world()[0]
+    splits = {split: load_emoji(split) for split in SPLITS}
+    borrows, helpers = recipe.borrows(), recipe.helpers()
+    others = {
+        key: checkpoints.load(other, device, checkpoints.home(other, folder)).requires_grad_(False)
+        for key, other in (borrows | helpers).items()
+    }
+    devices.seed(recipe.seed)
+    learner = recipe.build(splits["train"], others).to(device)
+    optimizers = recipe.optimizers(learner)
+    average = training.Average(learner, recipe.average, [*others.values()])
+    arguments = json.loads(json.dumps(asdict(recipe)))
+    state = runs / name / "state.safetensors"
+    note = {"step": 0, "seconds": 0.0, "recipe": arguments, "data": emoji_hash(), "losses": []}
+    note |= {"looks": {}, "sum": 0.0, "threads": torch.get_num_threads()}
+    if state.exists():
+        note = resume(state, arguments, learner, optimizers, average)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(note["threads"])  # another number rounds otherwise
+        if first:
+            report(f"{name}: resuming at step {note['step']} of {recipe.steps}\n")
+    start, seconds, began = note["step"], note["seconds"], time.monotonic()
+    looks = {max(1, round(share * recipe.steps)) for share in LOOKS}
+    block = -(-recipe.steps // POINTS)  # steps whose mean loss is a point of the curve
+    saved = began
+    set_training(learner, others)
+    steps = training.run(
+        optimizers,
+        recipe.losses(learner, splits["train"], others),
+        recipe.steps,
+        seed=recipe.seed,
+        start=start,
+        warmup=recipe.warmup,
+        schedule=training.SCHEDULES[recipe.schedule],
+        before_step=lambda: average_gradients(learner),
+        after_step=lambda: after_step(recipe, learner),
+    )
+    try:
+        for step, loss in steps:
+            average.update(learner, step)
+            if not first:
+                continue
+            done, now = step + 1, time.monotonic()
+            note["sum"] += loss
+            if done % block == 0 or done == recipe.steps:
+                mean = note["sum"] / (done % block or block)
+                note["losses"].append([done, round(mean, 4)])
+                note["sum"] = 0.0
+            left = (recipe.steps - done) * (now - began) / (done - start)
+            shown = f"step {done}/{recipe.steps}, loss {loss:.3f}, {left / 60:.1f} min left "
+            report(f"\r{name}: {shown}")
+            if done in looks:
+                with average.applied(learner):
+                    figures, seen = recipe.look(recipe.shipped(learner), splits, others)
+                note["looks"][str(done)] = figures
+                if seen is not None:
+                    keep_pictures(seen, runs / name / f"look-{done}.png")
+            if now - saved > save_every or done in looks:
+                note |= {"step": done, "seconds": seconds + time.monotonic() - began}
+                training.save_state(state, learner, optimizers, average, note)
+                saved = time.monotonic()
+    except training.NotFinite as error:
+        kept = f"the state of step {note['step']} is kept" if state.exists() else "no state is kept"
+        raise ValueError(f"{name}: {str(error).rstrip('.')} ({kept}).") from None
+    if not first:
+        return {}
+    card = {
+        "recipe": name,
+        "arguments": arguments,
+        "steps": recipe.steps,
+        "minutes": round(note["seconds"] / 60, 1),
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "data": {"name": "Emoji-4", "split": "train", "sha256": emoji_hash()},
+        **recipe.notes(),
+    }
+    if helpers:
+        card["helpers"] = checkpoints.named(helpers, folder)
+    # what is evaluated is what is shipped: averaged weights, rounded to fp16
+    average.values = {
+        k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in average.values.items()
+    }
+    with average.applied(learner):
+        model = recipe.shipped(learner)
+        card["metrics"] = recipe.evaluate(model, splits, others)
+        if any(note["looks"].values()):
+            card["looks"] = note["looks"]
+            card["losses"] = note["losses"]
+        card["licence"] = LICENCE
+        checkpoints.save(model, name, card, folder, borrows)
+    return card
+
+
+def set_training(learner: nn.Module, others: dict[str, nn.Module]) -> None:
+    """Everything trains but what is borrowed: its dropout is off and its norms stand still."""
+    learner.train()
+    for module in others.values():
+        module.eval()
+
+
+def keep_pictures(seen: Tensor, path: Path) -> None:
+    """Write pictures (N, 3, H, W) side by side, so that a run can be looked at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = seen.detach().float().cpu().clamp(0, 1).permute(1, 2, 0, 3).flatten(2)  # (3, H, N·W)
+    tensors.put(path, lambda temporary: pictures.to_pil(row).save(temporary, "PNG"))
+
+
+def report(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
