@@ -307,9 +307,99 @@ def test_an_earlier_brick_may_be_imported_as_a_module(course):
         "from utils.bricks import shapes\n\narea = shapes.area\n",
     )
     lessons = build.read_lessons(course)
-    assert "\nfrom utils.bricks import shapes\n\narea" in build.brick_text(
-        lessons[1], lessons
+    (text,) = build.brick_texts(lessons[1], lessons).values()
+    assert "\nfrom utils.bricks import shapes\n\narea" in text
+
+
+BOX = '''
+# %% tags=["practice", "brick:boxes", "blank:box"]
+class Box(nn.Module):
+    side = WIDTH
+
+    def forward(self, radius: float) -> float:
+        return math.sqrt(area(radius)) + functools.reduce(max, [self.side])
+'''
+BOXES = '''\
+"""The bricks of lesson 01_shapes.
+
+Built by `make build` from lessons/01_shapes.py: edit them there.
+"""
+
+import functools
+import math
+
+from torch import nn
+
+from utils.bricks.shapes import WIDTH, area
+
+
+class Box(nn.Module):
+    side = WIDTH
+
+    def forward(self, radius: float) -> float:
+        return math.sqrt(area(radius)) + functools.reduce(max, [self.side])
+'''
+
+
+def test_a_lesson_may_feed_two_modules(course, monkeypatch):
+    edit(course / "lessons/01_shapes.py", "\n# %%\nimport ipy", BOX + "\n# %%\nimport ipy")
+    edit(course / "lessons/02_solids.py", "bricks.shapes", "bricks.boxes")
+    monkeypatch.setattr(build, "build_notebook", lambda lesson: "")
+    assert build.build(course) == []
+    assert (course / "utils/bricks/boxes.py").read_text() == BOXES
+    assert (course / "utils/bricks/shapes.py").read_text() == SHAPES
+    assert "utils.bricks.boxes" in (course / "utils/bricks/solids.py").read_text()
+    test_bricks_pass_ruff(course)
+    cell = code(build.read_lessons(course)[0])[3]
+    assert cell.metadata.tags == ["practice", "brick:boxes", "blank:box"]
+
+
+def test_a_second_module_takes_its_imports_with_it(course):
+    lesson = course / "lessons/01_shapes.py"
+    edit(lesson, 'tags=["brick"]\nimport functools', 'tags=["brick:circles"]\nimport functools')
+    edit(lesson, "math.pi", "WIDTH * math.pi")
+    edit(lesson, "WIDTH = 3 ", "SIZE = WIDTH = 3 ")
+    first = build.read_lessons(course)[0]
+    texts = build.brick_texts(first, [first])
+    assert "import " not in texts[first.module("shapes")]  # its cell has two, used elsewhere
+    top = texts[first.module("circles")].partition("\n\n\n# the area")[0]
+    assert top.endswith(
+        "import functools\nimport math\nfrom collections.abc import Callable\n\n"
+        "from torch import Tensor, nn\n\nfrom utils.bricks.shapes import WIDTH"
     )
+
+
+@pytest.mark.parametrize(
+    ("tag", "line", "message"),
+    [
+        (
+            "brick:boxes",
+            "def box():\n    return area(1)\n\n# %% tags=['brick']\nBOX = box",
+            "go in a circle, as shapes uses box of boxes and boxes uses area of shapes; move",
+        ),
+        (
+            "brick:a",
+            "A = WIDTH\n# %% tags=['brick:b']\nB = A\n# %% tags=['brick']\nC = B",
+            "shapes uses B of b and b uses A of a and a uses WIDTH of shapes; move",
+        ),
+        ("brick:boxes", "WIDTH, H = 1, 2", "both shapes and boxes define WIDTH, which"),
+        ("brick:solids", "H = 1", "the brick solids already comes from lessons/01_shapes"),
+        ("brick:vq-vae", "H = 1", "'vq-vae' is no name for a module; write it with"),
+        ("brick:boxes", "from utils.bricks.shapes import area", "no earlier lesson builds"),
+    ],
+)
+def test_refused_in_a_second_module(course, tag, line, message):
+    before = files(course)
+    edit(course / "lessons/01_shapes.py", "\n# %%\nimport ipy", f"""
+# %% tags=["{tag}"]
+{line}
+
+# %%
+import ipy""")
+    with pytest.raises(build.BuildError, match="^lessons/0.*[^\n]*$") as refusal:
+        build.build(course)
+    assert message in str(refusal.value)
+    assert files(course) == before
 
 
 @pytest.mark.parametrize(

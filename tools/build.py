@@ -1,7 +1,8 @@
 """Build the course: lessons/*.py → utils/bricks/*.py and executed notebooks/*.ipynb.
 
 A lesson is a py:percent file. Its cells tagged `brick` become utils/bricks/NAME.py (see
-tools/export.py); NAME stands in its header, as `#   brick: NAME` under `# jupyter:`.
+tools/export.py); NAME stands in its header, as `#   brick: NAME` under `# jupyter:`. A
+cell tagged `brick:OTHER` goes to utils/bricks/OTHER.py.
 The same lesson gives the same bytes every time. `--check` compares, executing nothing.
 """
 
@@ -50,7 +51,7 @@ class BuildError(Exception):
 @dataclass
 class Lesson:
     path: Path
-    brick: str | None  # the module its brick cells become
+    brick: str | None  # the module that cells tagged `brick` go to
     cells: list  # of nbformat cells: source and kept metadata
     earlier: str  # what the brick cells of earlier lessons hold, as a hash
 
@@ -62,10 +63,26 @@ class Lesson:
     def notebook(self) -> Path:
         return self.path.parents[1] / "notebooks" / f"{self.name}.ipynb"
 
+    def brick_of(self, cell) -> str | None:
+        """The module that a cell goes to; None if it is no brick."""
+        for tag in cell.metadata.get("tags", []) if cell.cell_type == "code" else []:
+            if tag == "brick" or tag.startswith("brick:"):
+                return tag.partition(":")[2] or self.brick or ""
+        return None
+
     @property
-    def module(self) -> Path | None:
-        bricks = self.path.parents[1] / "utils" / "bricks"
-        return bricks / f"{self.brick}.py" if self.brick else None
+    def bricks(self) -> dict[str, dict[str, str]]:
+        """The modules it feeds: {name: {place: source}}, the cells in order."""
+        found = defaultdict(dict)
+        for index, cell in enumerate(self.cells):
+            if (name := self.brick_of(cell)) is not None:
+                place = f"lessons/{self.path.name}, {where(index, cell)}"
+                found[name][place] = cell.source
+        return dict(found)
+
+    def module(self, name: str) -> Path:
+        """The file of a module it feeds."""
+        return self.path.parents[1] / "utils" / "bricks" / f"{name}.py"
 
     @property
     def metadata(self) -> dict:
@@ -87,25 +104,27 @@ def read_lessons(root: Path) -> list[Lesson]:
             cell.metadata = {key: cell.metadata[key] for key in sorted(kept)}
         name, earlier = notebook.metadata.get("brick"), bricks.hexdigest()[:12]
         lesson = Lesson(path, name, notebook.cells, earlier)
-        if any(map(is_brick, lesson.cells)) != bool(lesson.brick):
+        if "" in lesson.bricks or name and name not in lesson.bricks:
             raise BuildError(
                 f"lessons/{path.name}: brick cells and a line `#   brick: NAME` under "
                 "`# jupyter:` in the header go together; add the one that is missing."
             )
-        for other in lessons:
-            if lesson.brick and other.brick == lesson.brick:
+        for brick in lesson.bricks:
+            if not brick.isidentifier():
                 raise BuildError(
-                    f"lessons/{path.name}: the brick {lesson.brick} already comes from "
-                    f"lessons/{other.path.name}; choose another name."
+                    f"lessons/{path.name}: {brick!r} is no name for a module; write it "
+                    "with letters, digits and _."
                 )
+            for other in lessons:
+                if brick in other.bricks:
+                    raise BuildError(
+                        f"lessons/{path.name}: the brick {brick} already comes from "
+                        f"lessons/{other.path.name}; choose another name."
+                    )
         lessons.append(lesson)
-        for cell in filter(is_brick, lesson.cells):
-            bricks.update(cell.source.encode() + b"\0")
+        for source in [s for cells in lesson.bricks.values() for s in cells.values()]:
+            bricks.update(source.encode() + b"\0")
     return lessons
-
-
-def is_brick(cell) -> bool:
-    return cell.cell_type == "code" and "brick" in cell.metadata.get("tags", [])
 
 
 def where(index: int, cell) -> str:
@@ -292,16 +311,16 @@ def check(root: Path, wanted: str | None = None) -> list[str]:
         findings.extend(f"{name}: {fault}" for fault in faults if fault)
 
     for lesson in choose(lessons, wanted):
-        if lesson.brick:
-            try:
-                text, stored = brick_text(lesson, lessons), read(lesson.module)
-            except BuildError as error:
-                findings.append(str(error))
-            else:
-                if not stored:
-                    find(lesson.module, ["missing; build it"])
+        try:
+            texts = brick_texts(lesson, lessons)
+        except BuildError as error:
+            findings.append(str(error))
+        else:
+            for path, text in texts.items():
+                if not (stored := read(path)):
+                    find(path, ["missing; build it"])
                 elif text != stored:
-                    find(lesson.module, [first_difference(text, stored)])
+                    find(path, [first_difference(text, stored)])
         if notebook := stored_notebook(lesson):
             size = lesson.notebook.stat().st_size
             find(lesson.notebook, [difference(lesson, notebook)])
@@ -309,8 +328,9 @@ def check(root: Path, wanted: str | None = None) -> list[str]:
         else:
             find(lesson.notebook, ["missing or not a notebook; build it"])
     if not wanted:
-        built = {path for x in lessons for path in (x.notebook, x.module)}
-        built.add(root / "utils" / "bricks" / "__init__.py")
+        built = {root / "utils" / "bricks" / "__init__.py"}
+        for lesson in lessons:
+            built |= {lesson.notebook, *map(lesson.module, lesson.bricks)}
         there = {*root.glob("notebooks/*.ipynb"), *root.glob("utils/bricks/*.py")}
         for path in sorted(there - built):
             if ".mine" not in path.name:  # what `make fresh` keeps for the learner
@@ -329,18 +349,15 @@ def choose(lessons: list[Lesson], wanted: str | None) -> list[Lesson]:
     return chosen
 
 
-def brick_text(lesson: Lesson, lessons: list[Lesson]) -> str:
-    """The module that a lesson's brick cells become."""
-    earlier = {other.brick for other in lessons[: lessons.index(lesson)]}
-    cells = {
-        f"lessons/{lesson.path.name}, {where(index, cell)}": cell.source
-        for index, cell in enumerate(lesson.cells)
-        if is_brick(cell)
-    }
+def brick_texts(lesson: Lesson, lessons: list[Lesson]) -> dict[Path, str]:
+    """The modules that a lesson's brick cells become: {file: text}."""
+    before = lessons[: lessons.index(lesson)]
+    earlier = {name for other in before for name in other.bricks}
     try:
-        return export.module_text(lesson.name, cells, earlier)
+        texts = export.module_texts(lesson.name, lesson.bricks, earlier)
     except ValueError as error:
         raise BuildError(str(error)) from None
+    return {lesson.module(name): text for name, text in texts.items()}
 
 
 def stored_notebook(lesson: Lesson):
@@ -367,7 +384,7 @@ def build(root: Path, wanted: str | None = None, everything: bool = False) -> li
     """Write the bricks, then the notebooks that need it. Returns what failed."""
     lessons = read_lessons(root)
     chosen = choose(lessons, wanted)
-    texts = {x.name: brick_text(x, lessons) for x in chosen if x.brick}
+    texts = {x.name: brick_texts(x, lessons) for x in chosen}
     stale, failed = [], []
     for lesson in chosen:
         old = stored_notebook(lesson)
@@ -376,9 +393,10 @@ def build(root: Path, wanted: str | None = None, everything: bool = False) -> li
             print(f"{lesson.name}: up to date")
         else:
             stale.append(lesson)
-        if lesson.brick and texts[lesson.name] != read(lesson.module):
-            write(lesson.module, texts[lesson.name])
-            print(f"{lesson.name}: wrote {lesson.module.relative_to(root).as_posix()}")
+        for path, text in texts[lesson.name].items():
+            if text != read(path):
+                write(path, text)
+                print(f"{lesson.name}: wrote {path.relative_to(root).as_posix()}")
     for lesson in stale:
         try:
             print(build_notebook(lesson), flush=True)
