@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %%
-from utils import data, device, plots
+from utils import costs, data, device, plots
 
 train = data.load_emoji("train").where(skin_tone="none")
 unseen = data.load_emoji("unseen").where(skin_tone="none")
@@ -129,14 +129,14 @@ print("a window of", int(seen.any(0).sum()), "by", int(seen.any(1).sum()))
 
 
 # %%
-def weights(*layers: nn.Module) -> int:
+def count_weights(*layers: nn.Module) -> int:
     return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
 small = nn.Conv2d(64, 64, 3, bias=False), nn.Conv2d(64, 64, 3, bias=False)
 large = nn.Conv2d(64, 64, 5, bias=False)
-print(f"two 3×3: {weights(*small):,} weights; one 5×5: {weights(large):,}")
-print(f"saved: {1 - weights(*small) / weights(large):.0%}")
+print(f"two 3×3: {count_weights(*small):,} weights; one 5×5: {count_weights(large):,}")
+print(f"saved: {1 - count_weights(*small) / count_weights(large):.0%}")
 
 # %% [markdown]
 # A VGG block is a few such layers, then a pool that halves the map. Several
@@ -193,8 +193,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(x + change)
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(x + residual)
 
 
 # %% [markdown]
@@ -291,25 +291,25 @@ small_pictures = F.interpolate(centre(train.pictures[few]), size=32, mode="area"
 
 
 def first_gradient(block, depth: int) -> float:
-    """Size of the loss's gradient at the first layer of a new stack."""
+    """Norm of the loss's gradient at the first layer of a new stack."""
     torch.manual_seed(0)
     network = stack(block, depth, len(groups))
     F.cross_entropy(network(small_pictures), labels[few]).backward()
     return network[0].weight.grad.norm().item()
 
 
-kinds = {"bare": bare, "bare, He init": careful}
-kinds |= {"BatchNorm": Plain, "residual": ResidualBlock}
-arriving = {k: [first_gradient(b, d) for d in depths] for k, b in kinds.items()}
+stacks = {"bare": bare, "bare, He init": careful}
+stacks |= {"BatchNorm": Plain, "residual": ResidualBlock}
+norms = {name: [first_gradient(s, d) for d in depths] for name, s in stacks.items()}
 
 # %%
 fig, ax = plots.figure(width=7)
 colours = {"bare": "noise", "bare, He init": "code"}
 colours |= {"BatchNorm": "text", "residual": "image"}
-for kind, values in arriving.items():
-    colour = plots.COLOURS[colours[kind]]
+for name, values in norms.items():
+    colour = plots.COLOURS[colours[name]]
     shown = [max(v, 1e-16) for v in values]
-    ax.loglog([2 * d for d in depths], shown, "o-", color=colour, label=kind)
+    ax.loglog([2 * d for d in depths], shown, "o-", color=colour, label=name)
 ax.set(xlabel="layers", ylabel="gradient at the first layer", ylim=(1e-16, 1e5))
 ax.set_title("Only the residual stack keeps its gradient at every depth")
 ax.set_xticks([2 * d for d in depths], [str(2 * d) for d in depths])
@@ -321,10 +321,10 @@ plots.show(
     "larger weights; BatchNorm lets it grow, residual stacks keep it",
 )
 
-for kind, values in arriving.items():
+for name, values in norms.items():
     change = values[-1] / values[0]
-    print(kind, "keeps its gradient within a factor of 10:", 0.1 < change < 10)
-assert arriving["bare"][-1] < 1e-6 < 1 < arriving["BatchNorm"][-1]
+    print(name, "keeps its gradient within a factor of 10:", 0.1 < change < 10)
+assert norms["bare"][-1] < 1e-6 < 1 < norms["BatchNorm"][-1]
 
 # %% [markdown]
 # The bare stack's first layers learn nothing: torch's default weights are too small for
@@ -350,10 +350,17 @@ class ResNet(nn.Module):
     """Pictures (B, 3, H, W) → vectors (B, widths[-1]).
 
     A stem of `stem`×`stem` patches, then stages of residual blocks. Between stages an
-    average pool halves the map and a 1×1 convolution widens it. He et al. 2016.
+    average pool halves the map and a 1×1 convolution widens it. image_size: the side of
+    the pictures it is meant for; it takes others, too. He et al. 2016.
     """
 
-    def __init__(self, widths=(64, 128, 256), depths=(2, 2, 2), stem: int = 4):
+    def __init__(
+        self,
+        widths=(64, 128, 256),
+        depths=(2, 2, 2),
+        stem: int = 4,
+        image_size: int = 64,
+    ):
         super().__init__()
         layers = []
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -365,7 +372,7 @@ class ResNet(nn.Module):
             layers += [nn.BatchNorm2d(width), nn.ReLU()]
             layers += [ResidualBlock(width) for _ in range(depth)]
         self.layers = nn.Sequential(*layers)
-        self.width = widths[-1]
+        self.width, self.image_size = widths[-1], image_size
 
     def forward(self, pictures: Tensor) -> Tensor:
         # channels last is the memory order in which convolutions run fastest
@@ -456,9 +463,10 @@ tokens = torch.tensor([[2.0, 0.0], [2.0, 0.5], [0.0, 2.0]])  # (3, 2)
 
 # %% [markdown]
 # Each token asks a *query*, holds up a *key* and offers a *value*. Here all three are
-# the token itself; a network learns a matrix for each. The match of a query with a key
-# is their dot product, divided by √d. A softmax turns matches into shares. The answer
-# is the values, mixed in these shares (Vaswani et al. 2017, eq. 1):
+# the token itself; a network learns a matrix for each. The score of a query with a key
+# is their dot product, divided by √d. A softmax turns a query's scores into *attention
+# weights*, and the output is the values, mixed by these weights (Vaswani et al. 2017,
+# eq. 1):
 #
 # $$\text{attend}(q, k, v) = \text{softmax}\left(\frac{q k^\top}{\sqrt d}\right) v$$
 
@@ -468,52 +476,64 @@ import math
 
 
 def attend_by_hand(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """q, k, v: (L, d) → the answers (L, d) and the shares (L, L)."""
+    """q, k, v: (L, d) → the outputs (L, d) and the attention weights (L, L)."""
     length, d = q.shape
-    shares, answers = torch.zeros(length, length), torch.zeros(length, d)
+    weights, outputs = torch.zeros(length, length), torch.zeros(length, d)
     for i in range(length):
         scores = [float(q[i] @ k[j]) / d**0.5 for j in range(length)]
         powers = [math.exp(s) for s in scores]
         for j in range(length):
-            shares[i, j] = powers[j] / sum(powers)
-            answers[i] += shares[i, j] * v[j]
-    return answers, shares
+            weights[i, j] = powers[j] / sum(powers)
+            outputs[i] += weights[i, j] * v[j]
+    return outputs, weights
 
 
-answers, shares = attend_by_hand(tokens, tokens, tokens)
-print("each row of shares sums to 1:", torch.allclose(shares.sum(1), torch.ones(3)))
+outputs, weights = attend_by_hand(tokens, tokens, tokens)
+print("each row of weights sums to 1:", torch.allclose(weights.sum(1), torch.ones(3)))
 
 # %%
 fig, ax = plots.figure(width=4.2, height=3.4)
-plots.heatmap(shares, ax, "", names, names, numbers="{:.2f}")
+plots.heatmap(weights, ax, "", names, names, numbers="{:.2f}")
 ax.set(xlabel="is looked at", ylabel="looks", title="Ears look at ears")
-plots.show(fig, "Attention shares: the ears share theirs, the sky keeps its own")
+plots.show(fig, "Attention weights: an ear's go to both ears, the sky's to itself")
 
 # %% [markdown]
 # The same without loops is two matrix products. Compare the shapes with the formula.
+# The mask is for lesson 02.
+
 
 # %%
-scores = tokens @ tokens.T / tokens.shape[1] ** 0.5  # (L, L)
-vectorised = scores.softmax(-1) @ tokens  # (L, d)
-print("equal to the loops:", torch.allclose(vectorised, answers, atol=1e-6))
+def plain_attend(q, k, v, mask=None):
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (..., L, L)
+    if mask is not None:
+        scores = scores + mask  # −inf where a token may not look
+    return scores.softmax(-1) @ v  # (..., L, d)
+
+
+plain = plain_attend(tokens, tokens, tokens)
+print("equal to the loops:", torch.allclose(plain, outputs, atol=1e-6))
+q, k, v = torch.randn(3, 65, 32, generator=device.seed(0))  # (L, d) each
+gain = costs.speedup(lambda: attend_by_hand(q, k, v), lambda: plain_attend(q, k, v))
+print("more than 10 times faster:", gain > 10)
 
 # %% [markdown]
-# From here on torch's fused kernel does it, in one call and without keeping the L×L
-# table. One exception: when a CPU trains in bfloat16, the way back through that kernel
-# was measured several times slower than through the two plain products, so there we
-# keep the products. The mask is for lesson 02.
+# **Equal, and in less memory.** The L×L weights are the costly part: the way back needs
+# them, so they are kept, for each picture and head. Torch has a *fused* kernel that
+# goes through them block by block and keeps none. One exception: in bfloat16 a CPU is
+# several times slower with it than with the two products, so there they stay.
 
 
-# %% tags=["brick"]
+# %% tags=["brick:attention"]
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q·kᵀ/√d + mask)·v, the scaled dot-product attention.
 
-    q, k, v: (..., L, d); mask: (L, L), added to the scores, −inf where a token may not
-    look. Returns (..., L, d). Vaswani et al. 2017, eq. 1.
+    q: (..., L, d), the tokens that ask; k, v: (..., M, d), those that are looked at;
+    mask: (L, M) or (..., L, M), added to the scores, −inf where a token may not look.
+    Returns (..., L, d). Vaswani et al. 2017, eq. 1.
     """
-    if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # back through torch's fused kernel is several times slower in this case
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., L, L)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # several times faster here than torch's fused kernel, there and back
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (..., L, M)
         if mask is not None:
             scores = scores + mask.to(scores.dtype)
         return scores.softmax(-1) @ v
@@ -521,34 +541,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 # %%
-fused = attend(tokens, tokens, tokens)
-print("equal to the loops:", torch.allclose(fused, answers, atol=1e-6))
+def there_and_back(run, *inputs: Tensor) -> list[Tensor]:
+    """An output, and the gradient of its squares' sum for each of the inputs."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    output = run(*inputs)
+    return [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
 
-q, k, v = torch.randn(3, 2, 4, 65, 32, generator=device.seed(0))  # (B, h, L, d) each
-wide = attend(q, k, v)  # the fused kernel, float32
-half = attend(q.bfloat16().requires_grad_(), k.bfloat16(), v.bfloat16())  # products
-difference = (wide - half.float()).abs().max()
-print("both branches agree to bfloat16's precision:", bool(difference < 0.03))
 
+def agree(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-5) -> bool:
+    """Whether no number is off by more than this part of the largest one."""
+    pairs = zip(ours, theirs, strict=True)
+    return all((a - b).abs().max() <= tolerance * b.abs().max() for a, b in pairs)
+
+
+qkv = torch.randn(3, 2, 4, 65, 32, generator=device.seed(0))  # 3 × (B, h, L, d)
+plain = there_and_back(plain_attend, *qkv)
+fused = there_and_back(attend, *qkv)
+print("the same output and gradients:", agree(fused, plain))
+narrow = there_and_back(attend, *qkv.bfloat16())
+print("in bfloat16, the same to its precision:", agree(narrow, plain, 0.05))
 
 # %%
-import time
+q, k, v = torch.randn(3, 1, 1, 1024, 64).requires_grad_()
+kept = [costs.kept(lambda f=f: f(q, k, v)) for f in (attend, plain_attend)]
+print("for 1,024 tokens the kernel keeps less than a third:", kept[0] < kept[1] / 3)
 
-
-def seconds(run, repeats: int = 3) -> float:
-    """The fastest of some runs, after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-slow = seconds(lambda: attend_by_hand(q[0, 0], k[0, 0], v[0, 0]))
-fast = seconds(lambda: attend(q[0, 0], k[0, 0], v[0, 0]))
-print("more than 10 times faster than the loops:", slow / fast > 10)
+q, k, v = torch.randn(3, 64, 3, 17, 64).bfloat16()
+kernel = F.scaled_dot_product_attention
+gain = costs.speedup(
+    lambda: there_and_back(kernel, q, k, v), lambda: there_and_back(attend, q, k, v)
+)
+has_bfloat16 = isinstance(device.half_precision(q.device), torch.autocast)
+print("in bfloat16, where a CPU has it, twice as fast:", gain > 2 or not has_bfloat16)
 
 # %% [markdown]
 # One mixture per token is little. So the width is split into *heads*, each with
@@ -556,13 +580,22 @@ print("more than 10 times faster than the loops:", slow / fast > 10)
 # outline.
 
 
-# %% tags=["brick"]
+# %% tags=["brick:attention"]
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, heads·d) → (B, heads, L, d): a part of the width for each head."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, L, d) → (B, L, heads·d): the heads side by side again."""
+    return x.transpose(1, 2).flatten(2)
+
+
+# %% tags=["brick:attention"]
 class Attention(nn.Module):
     """Self-attention with several heads: (B, L, width) → the same shape.
 
-    Queries, keys and values come from one product. With only = (B,), the place of one
-    token in each row, that token alone asks: (B, 1, width). Vaswani et al. 2017, sec.
-    3.2.2.
+    Vaswani et al. 2017, sec. 3.2.2.
     """
 
     def __init__(self, width: int, heads: int):
@@ -573,16 +606,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
-    ) -> Tensor:
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, h, d)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
-        if only is not None:
-            rows = torch.arange(len(q), device=q.device)
-            q = q[rows, :, only].unsqueeze(2)  # (B, h, 1, d)
-            mask = None if mask is None else mask[only, None, None]  # (B, 1, 1, L)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+    def project(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values of every head, (B, heads, L, d) each."""
+        # one product for all three
+        return [split_heads(part, self.heads) for part in self.qkv(x).chunk(3, -1)]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = self.project(x)
+        return self.out(join_heads(attend(q, k, v, mask)))
 
 
 # %% [markdown]
@@ -607,7 +638,7 @@ print("equal to torch's layer:", torch.allclose(ours(x), theirs(x, x, x)[0], ato
 # of the drawing above). The bend between the two linear layers is CLIP's cheap GELU.
 
 
-# %% tags=["brick"]
+# %% tags=["brick:attention"]
 def quick_gelu(x: Tensor) -> Tensor:
     """x·σ(1.702 x), the activation of OpenAI's CLIP; a cheap stand-in for GELU.
 
@@ -627,6 +658,7 @@ ax.plot(x, quick_gelu(x), color=plots.COLOURS["image"], label="quick GELU")
 ax.set(xlabel="x", title="Nearly the same bend")
 ax.legend()
 plots.show(fig, "Quick GELU lies close to GELU everywhere")
+assert torch.allclose(quick_gelu(x), x * torch.sigmoid(1.702 * x), atol=1e-6)
 print("largest difference:", f"{(F.gelu(x) - quick_gelu(x)).abs().max():.2f}")
 
 # %% [markdown]
@@ -634,13 +666,11 @@ print("largest difference:", f"{(F.gelu(x) - quick_gelu(x)).abs().max():.2f}")
 # 60.2 % on ImageNet when run with the other (OpenCLIP, `docs/openclip_results.csv`).
 
 
-# %% tags=["brick"]
+# %% tags=["brick:attention"]
 class Block(nn.Module):
     """A pre-norm Transformer block: (B, L, width) → the same shape.
 
-    x + attention(norm(x)), then x + mlp(norm(x)). With only = (B,), the place of one
-    token in each row, just that token's output: (B, 1, width). Radford et al. 2019,
-    sec. 2.3.
+    x + attention(norm(x)), then x + mlp(norm(x)). Radford et al. 2019, sec. 2.3.
     """
 
     def __init__(
@@ -655,29 +685,34 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, only: Tensor | None = None
-    ) -> Tensor:
-        change = self.attention(self.norm1(x), mask, only)
-        if only is not None:
-            x = x[torch.arange(len(x), device=x.device), only].unsqueeze(1)
-        x = x + change
-        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))
 
 
 # %% [markdown]
-# `only` spares work. After a tower's last block a single token is read, so there the
-# others need not ask, nor pass through the MLP. Asking for one must give what it would
-# have got among all:
+# Blocks are stacked. As many tokens come out as went in, and a tower reads one of them:
+# the ViT its class token.
+
 
 # %%
-block, x = Block(48, heads=3), torch.randn(2, 10, 48)
-one = block(x, only=torch.tensor([0, 7]))  # token 0 of the first row, 7 of the second
-print("the same:", torch.allclose(one[:, 0], block(x)[[0, 1], [0, 7]], atol=1e-6))
+def state_at(blocks, x, places, mask=None):
+    """The token at one place of each row, after all blocks: (B, width)."""
+    for block in blocks:
+        x = block(x, mask)  # (B, L, width)
+    return x[torch.arange(len(x)), places]
+
+
+x, places = torch.randn(2, 10, 48), torch.tensor([0, 7])
+blocks = nn.Sequential(Block(48, heads=3), Block(48, heads=3))
+print("one token of each row:", tuple(state_at(blocks, x, places).shape))
+
 
 # %% [markdown]
-# Now the whole tower: patches, class token, positions, blocks. After the last block
-# only the class token is read.
+# Now the whole tower: patches, class token, positions, blocks.
 
 
 # %% tags=["brick"]
@@ -713,22 +748,20 @@ class ViT(nn.Module):
             Block(width, heads, activation, hidden) for _ in range(depth)
         )
         self.norm_post = nn.LayerNorm(width)
-        self.width, self.keep = width, keep
+        self.width, self.image_size, self.keep = width, image_size, keep
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = self.patch(pictures).flatten(2).transpose(1, 2)  # (B, N, width)
         x = x + self.positions[1:]
         if self.training and self.keep < 1:
             x = self.drop_patches(x)
-        first = (self.class_token + self.positions[0]).expand(len(x), 1, -1)
-        x = self.norm_pre(torch.cat([first.to(x.dtype), x], 1))  # (B, N+1, width)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)
-        x = last(x, only=x.new_zeros(len(x), dtype=torch.long))  # the class token
-        return self.norm_post(x[:, 0])  # (B, width)
+        token = (self.class_token + self.positions[0]).expand(len(x), 1, -1)
+        x = self.norm_pre(torch.cat([token.to(x.dtype), x], 1))  # (B, N+1, width)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return self.norm_post(state_at(self.blocks, x, first))  # (B, width)
 
     def drop_patches(self, x: Tensor) -> Tensor:
+        """A random part of the patches, others in each row: (B, N, w) → (B, n, w)."""
         order = torch.rand(x.shape[:2], device=x.device).argsort(1)  # (B, N)
         kept = order[:, : max(1, int(self.keep * x.shape[1]))]
         return x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[2]))
@@ -791,6 +824,47 @@ with torch.no_grad():
 print("equal to transformers' tower:", bool(difference.abs().max() < 1e-5))
 
 # %% [markdown]
+# ### Equal, and faster: one token asks
+# Nobody reads what the last block makes of the other tokens. They are looked at, but
+# need not ask, nor pass through its MLP.
+
+
+# %% tags=["brick:attention"]
+def state_at(
+    blocks: nn.ModuleList, x: Tensor, places: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The token at one place of each row, after all blocks: (B, width).
+
+    x: (B, L, width); places: (B,) int64; mask: (L, L), as in `attend`. In the last
+    block that token alone asks, which gives it what it would get among all.
+    """
+    *blocks, last = blocks
+    for block in blocks:
+        x = block(x, mask)
+    rows = torch.arange(len(x), device=x.device)
+    q, k, v = last.attention.project(last.norm1(x))  # (B, h, L, d) each
+    q = q[rows, :, places].unsqueeze(2)  # (B, h, 1, d)
+    mask = None if mask is None else mask[places, None, None]  # (B, 1, 1, L)
+    change = last.attention.out(join_heads(attend(q, k, v, mask)))  # (B, 1, width)
+    x = x[rows, places] + change.squeeze(1)
+    return x + last.mlp(last.norm2(x))
+
+
+# %%
+x, places = torch.randn(2, 10, 48), torch.tensor([0, 7])
+among_all = there_and_back(lambda x: blocks(x)[[0, 1], places], x)
+alone = there_and_back(lambda x: state_at(blocks, x, places), x)
+print("the same output and gradient:", agree(alone, among_all))
+
+last, x = nn.Sequential(Block(96, heads=3)), torch.randn(64, 65, 96)
+first = torch.zeros(64, dtype=torch.long)
+gain = costs.speedup(
+    lambda: there_and_back(lambda x: last(x)[:, 0], x),
+    lambda: there_and_back(lambda x: state_at(last, x, first), x),
+)
+print("a last block is more than 1.3 times faster:", gain > 1.3)
+
+# %% [markdown]
 # ## Both towers learn
 # The task: name the group of a picture. A linear layer on the tower's vector gives nine
 # scores. Each step shows 96 pictures, turned, shifted and tinted a little; both towers
@@ -847,29 +921,29 @@ vit_losses = learn(vit, 1e-3, "ViT")
 
 # %%
 @torch.no_grad()
-def accuracy(model: nn.Module, pictures: Tensor, answers: Tensor) -> float:
+def accuracy(model: nn.Module, pictures: Tensor, targets: Tensor) -> float:
     parts = pictures.split(256)
     scores = torch.cat([model(centre(part.to(here))).cpu() for part in parts])
-    return (scores.argmax(1) == answers).float().mean().item()
+    return (scores.argmax(1) == targets).float().mean().item()
 
 
 largest = (unseen_labels.bincount().max() / len(unseen)).item()
-share = {
+accuracies = {
     "always the largest group": largest,
     "ViT": accuracy(vit, unseen.pictures, unseen_labels),
     "ResNet": accuracy(resnet, unseen.pictures, unseen_labels),
 }
-print("both learn:", min(share["ViT"], share["ResNet"]) > largest + 0.1)
-print("the ResNet learns faster here:", share["ResNet"] > share["ViT"])
+print("both learn:", min(accuracies["ViT"], accuracies["ResNet"]) > largest + 0.1)
+print("the ResNet learns faster here:", accuracies["ResNet"] > accuracies["ViT"])
 
 # %%
-fig, (left, right) = plots.figure(columns=2, height=2.8)
-plots.curve(left, resnet_losses, "ResNet", "image", smooth=20)
-plots.curve(left, vit_losses, "ViT", "shared", smooth=20)
-left.set(xlabel="step", ylabel="loss", title="The ResNet's loss falls faster")
-left.legend()
-plots.bars(right, share, "image", "It names more unseen pictures", "share right")
-right.set_xlim(0, 1)
+fig, (curves, bars) = plots.figure(columns=2, height=2.8)
+plots.curve(curves, resnet_losses, "ResNet", "image", smooth=20)
+plots.curve(curves, vit_losses, "ViT", "shared", smooth=20)
+curves.set(xlabel="step", ylabel="loss", title="The ResNet's loss falls faster")
+curves.legend()
+plots.bars(bars, accuracies, "image", "It names more unseen pictures", "accuracy")
+bars.set_xlim(0, 1)
 plots.show(fig, "Loss and accuracy: the ResNet leads, both beat the baseline")
 
 # %% [markdown]
@@ -904,13 +978,13 @@ def one_step(model: nn.Module) -> None:
     model(centre(unseen.pictures[:64])).square().sum().backward()
 
 
-times = {}
-for name, model in [("ResNet", resnet), ("ViT", vit)]:
-    model = copy.deepcopy(model).cpu()
-    times[name] = seconds(lambda model=model: one_step(model))
+on_cpu = {"ResNet": copy.deepcopy(resnet).cpu(), "ViT": copy.deepcopy(vit).cpu()}
+for name, model in on_cpu.items():
     millions = multiplications(model) / 1e6
-    print(f"{name}: {weights(model):,} weights, {millions:.0f} M multiply-adds")
-print("a ResNet step is faster:", times["ResNet"] < times["ViT"])
+    print(f"{name}: {count_weights(model):,} weights, {millions:.0f} M multiply-adds")
+vit_step, resnet_step = (lambda m=on_cpu[n]: one_step(m) for n in ("ViT", "ResNet"))
+gain = costs.speedup(vit_step, resnet_step)
+print("a ResNet step is faster:", gain > 1)
 
 # %% [markdown]
 # ## What the channels look for
@@ -970,10 +1044,11 @@ print("channels, places, colours, height, width:", tuple(places.shape))
 # whose eight favourite pictures hold most of that group.
 
 # %%
-kinds = torch.tensor([groups.index(g) for g in pool.table["group"]])
+pool_labels = torch.tensor([groups.index(g) for g in pool.table["group"]])
 best = late.amax((2, 3)).topk(8, dim=0).indices.T  # (channels, 8)
 shown = ["flags", "smileys-emotion", "people-body", "objects", "symbols"]
-rows = [best[(kinds[best] == groups.index(group)).sum(1).argmax()] for group in shown]
+counts = [(pool_labels[best] == groups.index(group)).sum(1) for group in shown]
+rows = [best[count.argmax()] for count in counts]  # (8,) pictures each
 
 plots.grid(
     pool.pictures[torch.cat(rows)],
@@ -981,7 +1056,7 @@ plots.grid(
     alt="What excites five late channels most: flags, faces, people and other things",
     title="Late: a row is one channel",
 )
-flags = (kinds[rows[0]] == groups.index("flags")).float().mean()
+flags = (pool_labels[rows[0]] == groups.index("flags")).float().mean()
 print("the first row is mostly flags:", bool(flags > 0.5))
 
 # %% [markdown]
@@ -991,24 +1066,24 @@ print("the first row is mostly flags:", bool(flags > 0.5))
 
 
 # %%
-def told_by_colour(maps: Tensor) -> float:
-    """Share of the channels' variance that six colour numbers explain (R²)."""
+def explained_by_colour(maps: Tensor) -> float:
+    """How much of the channels' variance six colour numbers explain (R²), up to 1."""
     x = pool.pictures.float() / 255
     six = [x.mean((2, 3)), x.std((2, 3))]
     colour = torch.cat([*six, torch.ones(len(x), 1)], 1)  # (N, 7)
-    said = maps.mean((2, 3))  # (N, channels)
-    rest = said - colour @ torch.linalg.lstsq(colour, said).solution
-    return (1 - rest.var(0) / said.var(0).clamp(min=1e-9)).mean().item()
+    means = maps.mean((2, 3))  # (N, channels)
+    residual = means - colour @ torch.linalg.lstsq(colour, means).solution
+    return (1 - residual.var(0) / means.var(0).clamp(min=1e-9)).mean().item()
 
 
 stages = {"early": early, "middle": middle, "late": late}
-told = {name: told_by_colour(maps) for name, maps in stages.items()}
+explained = {name: explained_by_colour(maps) for name, maps in stages.items()}
 fig, ax = plots.figure(width=6, height=2)
 title = "Late channels speak of more than colour"
-plots.bars(ax, told, "image", title, "share that six colour numbers explain")
+plots.bars(ax, explained, "image", title, "variance that six colour numbers explain")
 ax.set_xlim(0, 1)
 plots.show(fig, "Colour explains most of the early channels, less and less later")
-falling = told["early"] > told["middle"] > told["late"]
+falling = explained["early"] > explained["middle"] > explained["late"]
 print("colour explains less from stage to stage:", falling)
 
 # %% [markdown]
@@ -1026,7 +1101,7 @@ def vit_cost(patch: int, width: int, depth: int, size: int = 64) -> tuple[int, i
     cost = n * 3 * patch**2 * width  # the patches' product
     for asking in [length] * (depth - 1) + [1]:  # in the last block one token asks
         cost += 3 * length * width**2 + 9 * asking * width**2  # qkv; out, fc1, fc2
-        cost += 2 * asking * length * width  # q·kᵀ and shares·v
+        cost += 2 * asking * length * width  # q·kᵀ and weights·v
     return length, cost
 
 
@@ -1423,8 +1498,8 @@ check_head(head)
 # ```python
 # def head(x, wq, wk, wv):
 #     q, k, v = x @ wq, x @ wk, x @ wv  # (L, d) each
-#     shares = (q @ k.T / q.shape[1] ** 0.5).softmax(-1)  # (L, L)
-#     return shares @ v
+#     weights = (q @ k.T / q.shape[1] ** 0.5).softmax(-1)  # (L, L)
+#     return weights @ v
 # ```
 #
 # </details>

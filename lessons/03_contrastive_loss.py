@@ -21,11 +21,10 @@
 
 # %%
 import random
-import time
 
 import numpy as np
 
-from utils import checkpoints, data, device, plots, training, widgets
+from utils import checkpoints, costs, data, device, plots, training, widgets
 
 train = data.load_emoji("train")
 unseen = data.load_emoji("unseen").where(skin_tone="none")
@@ -100,8 +99,8 @@ print(f"caption 0 with picture 2 as the wrong one: {hard:.2f}")
 def dpr_loss(questions, passages):
     """In-batch negatives, one direction: mean of −log softmax(q·pᵀ) on the diagonal."""
     scores = questions @ passages.T  # (N, N)
-    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    return -np.log(np.diag(chances)).mean()
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    return -np.log(np.diag(probabilities)).mean()
 
 
 print(f"pictures ask, captions answer: {dpr_loss(pictures, captions):.3f}")
@@ -110,8 +109,8 @@ print(f"captions ask, pictures answer: {dpr_loss(captions, pictures):.3f}")
 # %% [markdown]
 # ## The pseudo-code of the paper, made to run
 #
-# A *logit* is a score before the softmax. *Cross-entropy* is −log of the share that the
-# softmax gives to the right answer: 0 if that share is 1.
+# A *logit* is a score before the softmax. *Cross-entropy* is −log of the probability
+# that the softmax gives to the right answer: 0 if that probability is 1.
 #
 # Figure 3 of the CLIP paper is NumPy-like: two projections, two normalisations, one
 # matrix times exp(t), two cross-entropies. NumPy has no cross-entropy, and the words
@@ -127,8 +126,8 @@ def l2_normalize(x):
 def cross_entropy(logits, labels, axis):
     """Mean −log softmax along `axis` at the diagonal; labels are 0 … n−1."""
     shifted = logits - logits.max(axis=axis, keepdims=True)  # exp cannot overflow
-    log_chances = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return -log_chances[np.arange(len(labels)), labels].mean()
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return -log_softmax[np.arange(len(labels)), labels].mean()
 
 
 # %%
@@ -167,7 +166,7 @@ from utils.bricks.text_encoders import (
     BagOfWords,
     TextTransformer,
     Tokenizer,
-    end_positions,
+    encode_by_length,
 )
 from utils.doors import hub, transformers
 
@@ -175,7 +174,7 @@ from utils.doors import hub, transformers
 # The log of a softmax is the logit minus `logsumexp`, the log of the sum of the
 # exponentials of all logits. So cross-entropy with the right answers on the diagonal is
 # `logsumexp` of a row minus the diagonal's entry: the matrix is made once, and no table
-# of shares is kept.
+# of probabilities is needed.
 
 
 # %%
@@ -299,8 +298,7 @@ def preprocess(pictures: Tensor, size: int) -> Tensor:
 
 
 # %% [markdown]
-# Then the two towers, the two projections and the scale. `encode_tokens` puts short
-# prompts together, so that they do not wait for long ones. The doors to other libraries
+# Then the two towers, the two projections and the scale. The doors to other libraries
 # come at the end of the lesson.
 
 # %% tags=["brick"]
@@ -320,13 +318,11 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = {"image": image, "text": text, "merges": merges, "dim": dim}
         self.tokenizer = Tokenizer(merges, text.get("context", 32))
-        self.image_size = image.get("image_size", 64)
         arguments = {k: v for k, v in image.items() if k != "tower"}
-        if image["tower"] == "resnet":
-            arguments.pop("image_size", None)  # a convolution does not mind
         self.image_tower = IMAGE_TOWERS[image["tower"]](**arguments)
         arguments = {k: v for k, v in text.items() if k != "tower"}
         self.text_tower = TEXT_TOWERS[text["tower"]](len(self.tokenizer), **arguments)
+        self.image_size = self.image_tower.image_size
         self.image_projection = nn.Linear(self.image_tower.width, dim, bias=False)
         self.text_projection = nn.Linear(self.text_tower.width, dim, bias=False)
         nn.init.normal_(self.image_projection.weight, std=self.image_tower.width**-0.5)
@@ -343,15 +339,8 @@ class CLIP(nn.Module):
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
         """Token ids (B, L), with END → unit vectors (B, dim)."""
-        ends = end_positions(ids, self.tokenizer.end)
-        order = ends.argsort()
-        # short prompts go together, so that they do not wait for long ones
-        parts = order.chunk(4 if len(ids) >= 64 else 1)
-        features = torch.cat(
-            [self.text_tower(ids[p, : int(ends[p[-1]]) + 1]) for p in parts]
-        )
-        vectors = F.normalize(self.text_projection(features).float(), dim=-1)
-        return vectors[order.argsort()]  # back in the order given
+        features = encode_by_length(self.text_tower, ids)
+        return F.normalize(self.text_projection(features).float(), dim=-1)
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
@@ -407,8 +396,8 @@ pairs = train.take(chosen)
 print(f"{len(pairs)} pictures of {len(pairs.concepts)} concepts")
 
 
-words = [pairs.row(group[0])["label_en"] for group in pairs.concepts]
-MERGES = learn_merges(words, 800)
+LABELS = [pairs.table["label_en"][group[0]] for group in pairs.concepts]
+MERGES = learn_merges(LABELS, 800)
 
 
 def small_clip(seed: int) -> CLIP:
@@ -451,7 +440,7 @@ window = pairs.pictures[shown].float() / 255  # (12, 3, 64, 64)
 
 @torch.no_grad()
 def matrix(clip, pictures=window, captions=names):
-    """Cosines of the twelve pictures with the twelve captions: (12, 12)."""
+    """Cosines of pictures with captions, of the twelve by default: (N, N)."""
     clip.eval()
     images = clip.encode_image(pictures.to(clip.logit_scale.device))
     return (images @ clip.encode_text(captions).T).cpu()
@@ -524,21 +513,22 @@ print(f"its diagonal stands out more: {bool(clearer[1] > clearer[0])}")
 
 # %% [markdown]
 # Now among all 150 names, where luck finds one in 150. And among the animals and foods
-# alone, the only kinds of thing that the small CLIP was taught:
+# alone, the only kinds of thing that the small CLIP was taught. *Recall at 1* is the
+# share of pictures whose own caption comes first:
 
 
 # %%
-def share_right(values: Tensor, of: list[int]) -> float:
-    """Share of these pictures that find their own name among the names of these."""
-    choices = values[of][:, of].argmax(1)
-    return (choices == torch.arange(len(of))).float().mean().item()
+def recall_at_1(cosines: Tensor) -> float:
+    """Share of rows whose largest entry is on the diagonal: (N, N) → [0, 1]."""
+    own = torch.arange(len(cosines), device=cosines.device)
+    return (cosines.argmax(1) == own).float().mean().item()
 
 
-small_all, shipped_all = (share_right(x, range(150)) for x in cosines.values())
+small_all, shipped_all = map(recall_at_1, cosines.values())
 print(f"all: the small one finds under 5 %: {small_all < 0.05}")
 print(f"all: the shipped one finds over 15 %: {shipped_all > 0.15}")
 living = [i for i, row in enumerate(new) if unseen.table["group"][row] in topics]
-best = max(share_right(x, living) for x in cosines.values())
+best = max(recall_at_1(values[living][:, living]) for values in cosines.values())
 print(f"{len(living)} animals and foods: neither finds a third: {best < 1 / 3}")
 
 # %% [markdown]
@@ -550,29 +540,17 @@ print(f"{len(living)} animals and foods: neither finds a third: {best < 1 / 3}")
 #
 # Two numbers decide how hard the question is: how many captions a picture chooses
 # from, and how much a difference of cosines counts. A tiny CLIP on pictures of 16×16
-# trains in a second or so, and we can afford a small grid. First the ruler: the share
-# of pictures, one for each concept, that find their own caption among all. These are
-# training pictures: the ruler shows how fast a CLIP learns, not how well it does on new
-# ones.
+# trains in a second or so, and we can afford a small grid. The ruler is recall at 1,
+# with one picture of each concept among all their labels. These are training pictures:
+# the ruler shows how fast a CLIP learns, not how well it does on new ones.
 
 # %%
-rows = [group[0] for group in pairs.concepts]
-labels = [pairs.table["label_en"][i] for i in rows]
 thumbs = F.avg_pool2d(pairs.pictures.float() / 255, 4)  # (N, 3, 16, 16)
+first_thumbs = thumbs[[group[0] for group in pairs.concepts]]  # of each concept
 
 
-@torch.no_grad()
-def share_found(clip, pictures) -> float:
-    """Share of the concepts whose first picture is nearest to their own label."""
-    clip.eval()
-    images = clip.encode_image(pictures[rows].to(clip.logit_scale.device))
-    right = (images @ clip.encode_text(labels).T).argmax(1).cpu()
-    return (right == torch.arange(len(rows))).float().mean().item()
-
-
-# %%
 def tiny_run(size, steps, scale=None, loss=contrastive_loss, seed=0):
-    """share_found of a tiny CLIP; scale None means that it is learnt."""
+    """Recall at 1 of a tiny CLIP; scale None means that it is learnt."""
     image = {"tower": "resnet", "image_size": 16, "widths": (32, 64), "depths": (1, 1)}
     text = {"tower": "bag_of_words", "width": 64}
     device.seed(seed)
@@ -589,7 +567,7 @@ def tiny_run(size, steps, scale=None, loss=contrastive_loss, seed=0):
     optimizer = training.adamw(clip, 2e-3, weight_decay=0.1)
     for _ in training.run(optimizer, at, steps, after_step=clip.clamp_scale):
         pass
-    return share_found(clip, thumbs)
+    return recall_at_1(matrix(clip, first_thumbs, LABELS))
 
 
 # %%
@@ -606,7 +584,7 @@ axes[0].plot(
     sizes, same_pictures, "o--", color=plots.COLOURS["noise"], label="6,400 pictures"
 )
 axes[0].set(title="More choices a step teach more", xlabel="batch size", xscale="log")
-axes[0].set(ylabel="share found")
+axes[0].set(ylabel="recall at 1")
 axes[0].legend()
 axes[1].plot(scales, by_scale, "o-", color=plots.COLOURS["shared"], label="fixed")
 axes[1].axhline(
@@ -635,15 +613,15 @@ print(f"the shipped CLIP's scale is above 20: {shipped.logit_scale.exp() > 20}")
 # ## Play
 #
 # A similarity matrix of your own: name pictures by their labels, type captions, both
-# separated by semicolons, and move the scale. Each cell says which share of its row the
-# caption gets, and small below it the cosine. **Predict first:** what does a row look
-# like at scale 1, and at 100?
+# separated by semicolons, and move the scale. Each cell gives the probability of its
+# caption among those of the row, and small below it the cosine. **Predict first:** what
+# does a row look like at scale 1, and at 100?
 #
 # <details><summary>Answer</summary>
 #
-# At scale 1 its shares differ little: among three captions, a cosine of 1 against two
-# of 0 gets only 58 %. At 100 a difference of 0.05 gives odds of 148 to 1. The order
-# never changes: the scale decides how sure, not which.
+# At scale 1 its probabilities differ little: among three captions, a cosine of 1
+# against two of 0 gets only 58 %. At 100 a difference of 0.05 gives odds of 148 to 1.
+# The order never changes: the scale decides how sure, not which.
 #
 # </details>
 
@@ -653,7 +631,7 @@ SHELF = {pairs.table["label_en"][g[0]]: g[0] for g in pairs.concepts}
 
 def play(wanted, typed, scale):
     """Pictures against captions: the softmax of each row, and the cosines."""
-    words = widgets.prompts(typed, most=6)
+    captions = widgets.prompts(typed, most=6)
     labels = widgets.prompts(wanted, most=4)
     missing = [label for label in labels if label not in SHELF]
     if missing:
@@ -663,12 +641,12 @@ def play(wanted, typed, scale):
     picked = pairs.pictures[[SHELF[label] for label in labels]].float() / 255
     with torch.no_grad():
         images = clip.encode_image(picked.to(clip.logit_scale.device))
-        cosines = (images @ clip.encode_text(words).T).cpu()
-    heads = [
+        cosines = (images @ clip.encode_text(captions).T).cpu()
+    thumbnails = [
         widgets.thumbnail(picture, 64, label)
         for picture, label in zip(picked, labels, strict=True)
     ]
-    return widgets.matrix(heads, words, (scale * cosines).softmax(1), cosines)
+    return widgets.matrix(thumbnails, captions, (scale * cosines).softmax(1), cosines)
 
 
 widgets.live(
@@ -734,7 +712,7 @@ broken = {
     "shifted targets": tiny_run(64, 100, loss=shifted),
 }
 fig, ax = plots.figure(width=6.5, height=2.2)
-plots.bars(ax, broken, "shared", "No warning, less learnt", "share found")
+plots.bars(ax, broken, "shared", "No warning, less learnt", "recall at 1")
 plots.show(fig, "The three broken losses find fewer captions than the right one")
 print(f"scale 100 finds less than half as many: {broken['scale 100'] < learnt / 2}")
 print(f"soft targets find fewer: {broken['soft targets'] < learnt - 0.05}")
@@ -882,8 +860,8 @@ exercises.check_logit_gradient(logit_gradient)
 #
 # Exercise 3 found the gradient in closed form. Autograd does not know it: on the way
 # back it makes one (N, N) matrix for each step of the formula, several at once. Written
-# by hand, one is enough: 512 rows at a time, the slopes are worked out on the way
-# forward and overwrite the logits. So a larger batch fits. This is the loss that later
+# by hand, one is enough: 512 rows at a time, the gradient is worked out on the way
+# forward and overwrites the logits. So a larger batch fits. This is the loss that later
 # lessons import.
 
 
@@ -904,7 +882,7 @@ class PairLoss(torch.autograd.Function):
             part = logits[start : start + 512]
             rows = part.log_softmax(1)  # (512, N)
             loss -= rows.diagonal(start).sum() / (2 * len(logits))
-            # from here on the slopes take the place of the logits
+            # from here on their gradient, times 2N, takes the place of the logits
             torch.add(rows.exp_(), (part - columns).exp_(), out=part)
         logits.diagonal().sub_(2)
         ctx.save_for_backward(images, texts, scale, logits)
@@ -912,12 +890,13 @@ class PairLoss(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        images, texts, scale, slopes = ctx.saved_tensors
-        to_images, to_texts = slopes @ texts, slopes.T @ images  # (N, d)
-        share = grad / (2 * len(images))
-        to_scale = share * to_images.flatten().dot(images.flatten())
-        return to_images.mul_(share * scale), to_texts.mul_(share * scale), to_scale
+    def backward(ctx, grad_loss):
+        images, texts, scale, grad_logits = ctx.saved_tensors
+        grad_loss = grad_loss / (2 * len(images))
+        grad_images, grad_texts = grad_logits @ texts, grad_logits.T @ images  # (N, d)
+        grad_scale = grad_loss * grad_images.flatten().dot(images.flatten())
+        factor = grad_loss * scale
+        return grad_images.mul_(factor), grad_texts.mul_(factor), grad_scale
 
 
 # %% tags=["brick"]
@@ -941,27 +920,25 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 a = F.normalize(torch.randn(600, 32, generator=device.generator(0)), dim=1)
 b = F.normalize(torch.randn(600, 32, generator=device.generator(1)), dim=1)
 inputs = [x.requires_grad_() for x in (a, b, torch.tensor(10.0))]
-ours = torch.autograd.grad(contrastive_loss(*inputs), inputs)
-theirs = torch.autograd.grad(plain_loss(*inputs), inputs)
-same = [torch.allclose(x, y, atol=1e-6) for x, y in zip(ours, theirs, strict=True)]
-print(f"same gradients for pictures, texts and scale: {all(same)}")
 
+
+def there_and_back(loss, inputs):
+    value = loss(*inputs)
+    return [value, *torch.autograd.grad(value, inputs)]
+
+
+ours, theirs = (there_and_back(f, inputs) for f in (contrastive_loss, plain_loss))
+same = [torch.allclose(x, y, atol=1e-6) for x, y in zip(ours, theirs, strict=True)]
+print(f"same loss, same gradients for pictures, texts and scale: {all(same)}")
 
 # %%
-def fastest(loss, times=12):
-    """The shortest of several forward and backward passes, in seconds."""
-    images = F.normalize(torch.randn(1024, 64, generator=device.generator(0)), dim=1)
-    images.requires_grad_()
-    took = []
-    for _ in range(times):
-        start = time.perf_counter()
-        loss(images, images.detach(), torch.tensor(10.0)).backward()
-        took.append(time.perf_counter() - start)
-    return min(took)
-
-
-faster = fastest(contrastive_loss) < fastest(plain_loss)
-print(f"faster than the usual formula: {faster}")
+many = F.normalize(torch.randn(2, 1024, 64, generator=device.generator(0)), dim=-1)
+inputs = [x.requires_grad_() for x in (*many, torch.tensor(10.0))]
+gain = costs.speedup(
+    lambda: there_and_back(plain_loss, inputs),
+    lambda: there_and_back(contrastive_loss, inputs),
+)
+print(f"more than 1.2 times faster than the usual formula: {gain > 1.2}")
 
 # %% [markdown]
 # ## The doors

@@ -1,109 +1,14 @@
-"""Lesson 01's bricks: by hand, against torch's and transformers' layers, gradients too."""
-
-import math
+"""Lesson 01's towers: by hand, against transformers' tower, gradients too."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
-from transformers.activations import ACT2FN
 
-from utils.bricks import image_encoders
-from utils.bricks.image_encoders import Attention, Block, ResidualBlock, ResNet, ViT, attend
+from tests.helpers import gradients, noise
+from utils.bricks.image_encoders import ResidualBlock, ResNet, ViT
 from utils.doors.transformers import from_transformers
-
-CAUSAL = torch.full((7, 7), -torch.inf).triu(1)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def gradients(model: nn.Module, output: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    (output * noise(*output.shape, seed=9)).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
-
-
-# Attention
-
-
-@pytest.mark.parametrize("mask", [None, CAUSAL], ids=["no mask", "causal"])
-def test_attention_is_the_formula_term_by_term(mask):
-    q, k, v = noise(3, 7, 4).unbind()
-    answer = attend(q, k, v, mask)
-    for i in range(7):
-        seen = range(7 if mask is None else i + 1)
-        powers = [math.exp(float(q[i] @ k[j]) / 2) for j in seen]  # √d = 2
-        expected = sum(p * v[j] for p, j in zip(powers, seen, strict=True)) / sum(powers)
-        assert torch.allclose(answer[i], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("mask", [None, CAUSAL], ids=["no mask", "causal"])
-def test_the_products_of_bfloat16_are_the_fused_kernel(mask):
-    q, k, v = (x.bfloat16() for x in noise(3, 2, 3, 7, 8).unbind())
-    halves = [x.clone().requires_grad_() for x in (q, k, v)]
-    wholes = [x.float().requires_grad_() for x in (q, k, v)]
-    half, whole = attend(*halves, mask), attend(*wholes, mask)
-    assert torch.allclose(half.float(), whole, atol=0.03)
-    assert torch.allclose(attend(q, k, v, mask).float(), whole, atol=0.03)  # no gradient
-    half.float().square().sum().backward(), whole.square().sum().backward()
-    for a, b in zip(halves, wholes, strict=True):
-        assert torch.allclose(a.grad.float(), b.grad, atol=0.1)
-
-
-@pytest.mark.parametrize("heads", [1, 3, 8])
-def test_attention_is_torchs_layer(heads):
-    torch.manual_seed(0)
-    ours, x = Attention(24, heads), noise(2, 7, 24)
-    theirs = nn.MultiheadAttention(24, heads, batch_first=True)
-    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.qkv.weight.data, ours.qkv.bias.data
-    theirs.out_proj.load_state_dict(ours.out.state_dict())
-    for mask in (None, CAUSAL):
-        expected = theirs(x, x, x, attn_mask=mask)[0]
-        assert torch.allclose(ours(x, mask), expected, atol=1e-6)
-        slopes, theirs_slopes = gradients(ours, ours(x, mask)), gradients(theirs, expected)
-        assert torch.allclose(slopes["qkv.weight"], theirs_slopes["in_proj_weight"], atol=1e-5)
-
-
-def test_heads_that_do_not_divide_the_width_are_named():
-    with pytest.raises(ValueError, match="width 48 does not divide into 5 heads"):
-        Attention(48, 5)
-
-
-@pytest.mark.parametrize("mask", [None, CAUSAL], ids=["no mask", "causal"])
-def test_one_asking_token_gets_what_it_gets_among_all(mask):
-    torch.manual_seed(0)
-    block, x = Block(24, heads=3), noise(4, 7, 24)
-    places, rows = torch.tensor([0, 6, 3, 3]), torch.arange(4)
-    one, every = block(x, mask, only=places), block(x, mask)[rows, places]
-    assert one.shape == (4, 1, 24)
-    assert torch.allclose(one[:, 0], every, atol=1e-6)
-    slopes, expected = gradients(block, one[:, 0]), gradients(block, every)
-    for name, slope in slopes.items():
-        assert torch.allclose(slope, expected[name], atol=1e-5), name
-
-
-def test_a_block_is_pre_norm():
-    torch.manual_seed(0)
-    block, x = Block(24, heads=3, activation="gelu", hidden=40), noise(2, 7, 24)
-    middle = x + block.attention(F.layer_norm(x, [24]))
-    expected = middle + block.fc2(F.gelu(block.fc1(F.layer_norm(middle, [24]))))
-    assert torch.allclose(block(x), expected, atol=1e-6)
-    for layer in (block.attention.out, block.fc2):
-        nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    assert block(x).equal(x)  # nothing stands in the way round
-
-
-def test_quick_gelu_is_transformers_own():
-    x = torch.linspace(-12, 12, 500, requires_grad=True)
-    ours, theirs = image_encoders.quick_gelu(x), ACT2FN["quick_gelu"](x)
-    assert torch.allclose(ours, theirs, atol=1e-6)
-    assert torch.allclose(ours, x * torch.sigmoid(1.702 * x), atol=1e-6)
-    a, b = (torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs))
-    assert torch.allclose(a, b, atol=1e-6)
-
 
 # The Vision Transformer
 
@@ -243,6 +148,11 @@ def test_a_resnet_halves_its_map_between_stages():
             sizes.append(tuple(x.shape[1:]))
     assert sizes == [(4, 16, 16), (8, 8, 8), (16, 4, 4)]
     assert torch.allclose(tower(noise(2, 3, 64, 64)), x.mean((2, 3)), atol=1e-5)
+
+
+def test_towers_say_for_which_pictures_they_are_meant():
+    assert ResNet((8, 16), (1, 1), image_size=32).image_size == 32
+    assert ViT(32, 8, width=8, depth=1, heads=1).image_size == 32
 
 
 def test_depths_and_widths_go_together():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tests.helpers import gradients
 from utils.bricks.text_encoders import (
     END,
     START,
@@ -17,6 +18,7 @@ from utils.bricks.text_encoders import (
     Tokenizer,
     byte_alphabet,
     causal_mask,
+    encode_by_length,
     end_positions,
     learn_merges,
     merge,
@@ -292,6 +294,16 @@ def test_transformer_equals_transformers(activation, hidden):
         assert torch.allclose(ours(ids), answer.pooler_output, atol=1e-5)
 
 
+def test_the_vector_is_the_state_at_the_first_end():
+    ours, ids = tower(), padded_ids(8, 20)
+    places = end_positions(ids, 299)
+    among_all = ours.states(ids)[torch.arange(8), places]
+    assert torch.allclose(ours(ids), among_all, atol=1e-5)
+    slopes, expected = gradients(ours, ours(ids)), gradients(ours, among_all)
+    for name, slope in slopes.items():
+        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-4), name
+
+
 def test_the_other_activation_is_noticed():
     ours = tower(activation="gelu")
     theirs = transformers_copy(ours, "quick_gelu")
@@ -322,6 +334,23 @@ def test_nothing_after_the_first_end_matters():
     with torch.no_grad():
         assert (ours(ids) - ours(other)).abs().max() == 0
         assert (bag(ids) - bag(other)).abs().max() == 0
+
+
+@pytest.mark.parametrize("count", [1, 15, 33, 50, 64, 130])
+@pytest.mark.parametrize("new", [tower, lambda: BagOfWords(300, width=48)], ids=["tower", "bag"])
+def test_groups_of_like_length_change_nothing(new, count):
+    ours, ids = new(), padded_ids(count, 20)
+    shapes = []
+    ours.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    grouped = encode_by_length(ours, ids)
+    rows, lengths = zip(*shapes, strict=True)
+    assert sum(rows) == count and len(rows) == max(1, min(4, count // 16))
+    assert list(lengths) == sorted(set(lengths)) and lengths[-1] <= 20  # short ones apart
+    plain = ours(ids)
+    assert torch.allclose(grouped, plain, atol=1e-5)
+    slopes, expected = gradients(ours, grouped), gradients(ours, plain)
+    for name, slope in slopes.items():
+        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-4), name
 
 
 def test_more_padding_changes_nothing():

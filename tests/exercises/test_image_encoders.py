@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.exercises.helpers import answer, define, names, solutions
-from utils.bricks import image_encoders
+from utils.bricks import attention, image_encoders
 from utils.bricks.image_encoders import ViT
 from utils.exercises.image_encoders import check_conv_size
 
 LESSON = "01"
-GIVEN = vars(image_encoders)  # what a learner has at hand at the end of the lesson
+# what a learner has at hand at the end of the lesson
+GIVEN = vars(attention) | vars(image_encoders)
 
 
 def solution(name: str):
@@ -50,12 +51,12 @@ def vit(**change):
     return count
 
 
-def attention(scale=0.5, dim=-1, swap=False, mix="v", share=True):
+def one_head(scale=0.5, dim=-1, swap=False, mix="v", softmax=True):
     def head(x, wq, wk, wv):
         q, k, v = x @ wq, x @ wk, x @ wv
         scores = (k @ q.T if swap else q @ k.T) * scale
-        shares = scores.softmax(dim) if share else scores
-        return shares @ {"v": v, "k": k, "x": x}[mix]
+        weights = scores.softmax(dim) if softmax else scores
+        return weights @ {"v": v, "k": k, "x": x}[mix]
 
     return head
 
@@ -133,14 +134,14 @@ WRONG = [
     ("count_vit", vit(out=0), "width × width layer, `out`"),
     ("count_vit", vit(patch=1), "three channels"),
     ("count_vit", vit(token=2), "no bias"),
-    ("head", attention(scale=1), "scores are not divided"),
-    ("head", attention(scale=0.25), "you divided by d"),
-    ("head", attention(scale=8**-0.5), "width of x"),
-    ("head", attention(dim=0), "each row must sum to 1"),
-    ("head", attention(share=False), "softmax is missing"),
-    ("head", attention(swap=True), "queries and keys are swapped"),
-    ("head", attention(mix="k"), "mix the values"),
-    ("head", attention(mix="x"), "the shape (5, 8)"),
+    ("head", one_head(scale=1), "scores are not divided"),
+    ("head", one_head(scale=0.25), "you divided by d"),
+    ("head", one_head(scale=8**-0.5), "width of x"),
+    ("head", one_head(dim=0), "each row must sum to 1"),
+    ("head", one_head(softmax=False), "softmax is missing"),
+    ("head", one_head(swap=True), "queries and keys are swapped"),
+    ("head", one_head(mix="k"), "mix the values"),
+    ("head", one_head(mix="x"), "the shape (5, 8)"),
 ]
 
 

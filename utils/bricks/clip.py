@@ -15,7 +15,7 @@ from utils.bricks.text_encoders import (
     BagOfWords,
     TextTransformer,
     Tokenizer,
-    end_positions,
+    encode_by_length,
 )
 from utils.doors import hub, transformers
 
@@ -63,13 +63,11 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = {"image": image, "text": text, "merges": merges, "dim": dim}
         self.tokenizer = Tokenizer(merges, text.get("context", 32))
-        self.image_size = image.get("image_size", 64)
         arguments = {k: v for k, v in image.items() if k != "tower"}
-        if image["tower"] == "resnet":
-            arguments.pop("image_size", None)  # a convolution does not mind
         self.image_tower = IMAGE_TOWERS[image["tower"]](**arguments)
         arguments = {k: v for k, v in text.items() if k != "tower"}
         self.text_tower = TEXT_TOWERS[text["tower"]](len(self.tokenizer), **arguments)
+        self.image_size = self.image_tower.image_size
         self.image_projection = nn.Linear(self.image_tower.width, dim, bias=False)
         self.text_projection = nn.Linear(self.text_tower.width, dim, bias=False)
         nn.init.normal_(self.image_projection.weight, std=self.image_tower.width**-0.5)
@@ -86,15 +84,8 @@ class CLIP(nn.Module):
 
     def encode_tokens(self, ids: Tensor) -> Tensor:
         """Token ids (B, L), with END → unit vectors (B, dim)."""
-        ends = end_positions(ids, self.tokenizer.end)
-        order = ends.argsort()
-        # short prompts go together, so that they do not wait for long ones
-        parts = order.chunk(4 if len(ids) >= 64 else 1)
-        features = torch.cat(
-            [self.text_tower(ids[p, : int(ends[p[-1]]) + 1]) for p in parts]
-        )
-        vectors = F.normalize(self.text_projection(features).float(), dim=-1)
-        return vectors[order.argsort()]  # back in the order given
+        features = encode_by_length(self.text_tower, ids)
+        return F.normalize(self.text_projection(features).float(), dim=-1)
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
@@ -148,7 +139,7 @@ class PairLoss(torch.autograd.Function):
             part = logits[start : start + 512]
             rows = part.log_softmax(1)  # (512, N)
             loss -= rows.diagonal(start).sum() / (2 * len(logits))
-            # from here on the slopes take the place of the logits
+            # from here on their gradient, times 2N, takes the place of the logits
             torch.add(rows.exp_(), (part - columns).exp_(), out=part)
         logits.diagonal().sub_(2)
         ctx.save_for_backward(images, texts, scale, logits)
@@ -156,12 +147,13 @@ class PairLoss(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        images, texts, scale, slopes = ctx.saved_tensors
-        to_images, to_texts = slopes @ texts, slopes.T @ images  # (N, d)
-        share = grad / (2 * len(images))
-        to_scale = share * to_images.flatten().dot(images.flatten())
-        return to_images.mul_(share * scale), to_texts.mul_(share * scale), to_scale
+    def backward(ctx, grad_loss):
+        images, texts, scale, grad_logits = ctx.saved_tensors
+        grad_loss = grad_loss / (2 * len(images))
+        grad_images, grad_texts = grad_logits @ texts, grad_logits.T @ images  # (N, d)
+        grad_scale = grad_loss * grad_images.flatten().dot(images.flatten())
+        factor = grad_loss * scale
+        return grad_images.mul_(factor), grad_texts.mul_(factor), grad_scale
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from utils.bricks.image_encoders import Block
+from utils.bricks.attention import Block, state_at
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -47,13 +47,13 @@ def split_plain(text: str) -> list[str]:
     while i < len(text):
         special = (START, END, *CONTRACTIONS)  # a START here was once in capitals
         fixed = next((word for word in special if text.startswith(word, i)), "")
-        kind, j = character_class(text[i]), i + max(1, len(fixed))
-        if not fixed and kind in ("letter", "other"):
-            while j < len(text) and character_class(text[j]) == kind:
+        first, j = character_class(text[i]), i + max(1, len(fixed))
+        if not fixed and first in ("letter", "other"):
+            while j < len(text) and character_class(text[j]) == first:
                 j += 1
         if fixed in (START, END):
             words += [fixed[:2], fixed[2:-2], fixed[-2:]]
-        elif kind != "space":
+        elif first != "space":
             words.append(text[i:j])
         i = j
     return words
@@ -96,28 +96,28 @@ def learn_merges(texts: Iterable[str], count: int) -> list[Pair]:
     Counts are kept up to date word by word, so that a merge touches only words that
     hold the pair. Ties go to the pair that sorts last. Sennrich et al. 2016, alg. 1.
     """
-    counts = collections.Counter(word for text in texts for word in split_words(text))
-    words = {word: word_symbols(word) for word in counts}
-    frequency: collections.Counter[Pair] = collections.Counter()
+    words = collections.Counter(word for text in texts for word in split_words(text))
+    spelt = {word: word_symbols(word) for word in words}
+    pairs: collections.Counter[Pair] = collections.Counter()
     holders = collections.defaultdict(set)
-    for word, symbols in words.items():
+    for word, symbols in spelt.items():
         for pair in itertools.pairwise(symbols):
-            frequency[pair] += counts[word]
+            pairs[pair] += words[word]
             holders[pair].add(word)
     merges = []
-    while len(merges) < count and frequency:
-        best = max(frequency, key=lambda pair: (frequency[pair], pair))
-        if frequency[best] < 1:
+    while len(merges) < count and pairs:
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        if pairs[best] < 1:
             break
         merges.append(best)
         for word in holders.pop(best):
-            for pair in itertools.pairwise(words[word]):
-                frequency[pair] -= counts[word]
-            words[word] = merge(words[word], best)
-            for pair in itertools.pairwise(words[word]):
-                frequency[pair] += counts[word]
+            for pair in itertools.pairwise(spelt[word]):
+                pairs[pair] -= words[word]
+            spelt[word] = merge(spelt[word], best)
+            for pair in itertools.pairwise(spelt[word]):
+                pairs[pair] += words[word]
                 holders[pair].add(word)
-        del frequency[best]
+        del pairs[best]
     return merges
 
 
@@ -188,7 +188,8 @@ def end_positions(ids: Tensor, end: int) -> Tensor:
 class BagOfWords(nn.Module):
     """The mean of the token vectors up to END, then an MLP: (B, L) → (B, width).
 
-    Order is lost: the CBOW text encoder of CLIP's pseudo-code. Mikolov et al. 2013.
+    Order is lost: the CBOW text encoder of CLIP's pseudo-code. It takes texts of any
+    length; context is there because other towers need it. Mikolov et al. 2013.
     """
 
     def __init__(self, vocab: int, context: int = 32, width: int = 192):
@@ -245,20 +246,32 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.fc1.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.fc2.weight, std=narrow)
 
-    def states(
-        self, ids: Tensor, mask: Tensor | None = None, only: Tensor | None = None
-    ) -> Tensor:
-        """Every token's last hidden state (B, L, width); mask: causal by default.
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.tokens(ids) + self.positions[: ids.shape[1]]  # (B, L, width)
 
-        With only = (B,), the state of the token at that place: (B, 1, width).
-        """
+    def states(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Every token's last hidden state (B, L, width); mask: causal by default."""
         if mask is None:
             mask = causal_mask(ids.shape[1], ids.device)
-        x = self.tokens(ids) + self.positions[: ids.shape[1]]
-        *blocks, last = self.blocks
-        for block in blocks:
+        x = self.embed(ids)
+        for block in self.blocks:
             x = block(x, mask)
-        return self.norm(last(x, mask, only))
+        return self.norm(x)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.states(ids, only=end_positions(ids, self.end))[:, 0]
+        mask = causal_mask(ids.shape[1], ids.device)
+        ends = end_positions(ids, self.end)
+        return self.norm(state_at(self.blocks, self.embed(ids), ends, mask))
+
+
+def encode_by_length(tower: nn.Module, ids: Tensor) -> Tensor:
+    """What `tower(ids)` returns, with less padding: (B, L) → (B, width).
+
+    Rows are sorted by length and encoded in up to four groups, of 16 rows or more:
+    smaller ones cost more than their padding.
+    """
+    ends = end_positions(ids, tower.end)
+    order = ends.argsort()
+    groups = order.chunk(max(1, min(4, len(ids) // 16)))
+    vectors = [tower(ids[rows, : int(ends[rows[-1]]) + 1]) for rows in groups]
+    return torch.cat(vectors)[order.argsort()]  # back in the order given

@@ -208,7 +208,7 @@ def check_head(head):
             (scores / 2).softmax(0) @ v,
             "the softmax runs down the columns; each row must sum to 1 (dim=-1)",
         ),
-        ((scores / 2) @ v, "the scores are no shares yet; softmax is missing"),
+        ((scores / 2) @ v, "the scores are no attention weights yet; softmax is missing"),
         (
             (scores.T / 2).softmax(-1) @ v,
             "queries and keys are swapped: row i holds what query i asks of every key",
