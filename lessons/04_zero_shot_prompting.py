@@ -22,9 +22,8 @@
 import html
 import random
 import re
-import time
 
-from utils import checkpoints, data, device, plots, training, widgets
+from utils import checkpoints, costs, data, device, plots, training, widgets
 from utils.pictures import photo, to_pil
 
 train = data.load_emoji("train").where(skin_tone="none")
@@ -201,25 +200,15 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
 
 
 # %%
-def seconds(work) -> float:
-    """The fastest of three runs."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def together():
     prompts = class_vectors(clip, SHOWN, ["a picture of {}"])
     return image_vectors(clip, eight) @ prompts.T
 
 
 brick = together().cpu()
-faster = seconds(lambda: naive_names(pixels, SHOWN)) / seconds(together)
+gain = costs.speedup(lambda: naive_names(pixels, SHOWN), together)
 print(f"same cosines: {torch.allclose(brick, torch.tensor(naive), atol=1e-4)}")
-print(f"at least twice as fast: {faster > 2}")
+print(f"at least twice as fast: {gain > 2}")
 
 # %% [markdown]
 # **Why normalise twice?** Suppose the prompts of one label agree with each other, and
@@ -289,21 +278,21 @@ def words_of(text: str) -> set[str]:
 
 
 taught = list(train.table["label_en"])
-taught += [word for words in train.table["keywords_en"] for word in words]
+taught += [keyword for row in train.table["keywords_en"] for keyword in row]
 heard_words = set().union(*map(words_of, taught))
 heard = torch.tensor([words_of(CLASSES[i]) <= heard_words for i in targets])
-by_parts = top_k_accuracy(scores[heard], targets[heard])
-by_luck = top_k_accuracy(scores[~heard], targets[~heard])
+heard_top1 = top_k_accuracy(scores[heard], targets[heard])
+new_top1 = top_k_accuracy(scores[~heard], targets[~heard])
 
 # %%
 fig, ax = plots.figure(width=6.5, height=1.9)
-parts = {"all words heard before": 100 * by_parts, "with a new word": 100 * by_luck}
+parts = {"all words heard before": 100 * heard_top1, "with a new word": 100 * new_top1}
 parts["blind guess"] = 100 / len(CLASSES)
 title = "It puts together what it has heard"
 plots.bars(ax, parts, "shared", title, "top-1 on unseen concepts, percent")
 plots.show(fig, "Names made of known words are found, names with a new word rarely")
-print(f"of labels whose words all occur in captions, over 30 %: {by_parts > 0.3}")
-print(f"of labels with a new word, under 20 %: {by_luck < 0.2}")
+print(f"of labels whose words all occur in captions, over 30 %: {heard_top1 > 0.3}")
+print(f"of labels with a new word, under 20 %: {new_top1 < 0.2}")
 
 # %% [markdown]
 # So zero-shot is no magic. A brown heart was never seen, *brown* and *heart* were. To
@@ -504,8 +493,8 @@ def few_shot(shots: int, exam: int) -> list[float]:
     examples, labels = features[taught], targets[taught]
     probe = linear_probe(examples, labels, len(CLASSES), decay=1e-4)
     votes = nearest_neighbours(features[asked], examples, labels, len(CLASSES), shots)
-    answers = probe_scores(features[asked], probe), votes
-    return [100 * top_k_accuracy(scores, targets[asked]) for scores in answers]
+    both = probe_scores(features[asked], probe), votes
+    return [100 * top_k_accuracy(scores, targets[asked]) for scores in both]
 
 
 curves = torch.tensor(
@@ -617,7 +606,7 @@ print(f"top-1 with Chinese prompts, above 10 %: {chinese_top1 > 0.1}")
 
 # %%
 def translated(english: list[str], chinese: list[str]) -> float:
-    """Share of English labels whose nearest Chinese label is their translation."""
+    """Recall at 1 from English labels to their translations."""
     a = class_vectors(clip, english, TEMPLATES["en"])
     b = class_vectors(clip, chinese, TEMPLATES["zh"])
     return top_k_accuracy((a @ b.T).cpu(), torch.arange(len(english)))
@@ -686,11 +675,11 @@ print(f"{len(TAUGHT)} pairs to learn from, {len(HELD)} kept aside")
 from utils.bricks.clip import contrastive_loss
 
 
-def reader(tower: dict) -> CLIP:
+def small_clip(text: dict) -> CLIP:
     """A small untrained CLIP with this text tower."""
     device.seed(0)
     image = {"tower": "vit", "patch_size": 16, "width": 64, "depth": 2, "heads": 2}
-    return CLIP(image, tower, clip.config["merges"], dim=64).to(device.pick())
+    return CLIP(image, text, clip.config["merges"], dim=64).to(device.pick())
 
 
 def scene_loss(model: CLIP, size: int = 96):
@@ -709,8 +698,8 @@ def scene_loss(model: CLIP, size: int = 96):
 
 
 # %%
-bag = reader({"tower": "bag_of_words", "width": 64})
-transformer = reader({"tower": "transformer", "width": 64, "depth": 2, "heads": 2})
+bag = small_clip({"tower": "bag_of_words", "width": 64})
+transformer = small_clip({"tower": "transformer", "width": 64, "depth": 2, "heads": 2})
 curves = [
     training.fit(model, scene_loss(model), 250, lr=1e-3, name=name)
     for model, name in ((bag, "a bag of words"), (transformer, "a Transformer"))
@@ -723,9 +712,9 @@ curves = [
 
 # %%
 @torch.no_grad()
-def reading(model: CLIP, seed: int = 0) -> float:
-    """Share of held-out scenes whose true sentence is nearer than the turned one."""
-    rng = random.Random(seed)
+def order_accuracy(model: CLIP) -> float:
+    """On held-out scenes: how often is the true sentence nearer than the turned one?"""
+    rng = random.Random(0)
     pairs = sorted(HELD) * 8
     pages = torch.stack([scene(*pair, rng) for pair in pairs])
     true = model.encode_text([f"{a} left of {b}" for a, b in pairs])
@@ -737,9 +726,9 @@ def reading(model: CLIP, seed: int = 0) -> float:
 
 
 results = {
-    "bag of words": reading(bag),
-    "Transformer": reading(transformer),
-    "the shipped CLIP": reading(clip),
+    "bag of words": order_accuracy(bag),
+    "Transformer": order_accuracy(transformer),
+    "the shipped CLIP": order_accuracy(clip),
 }
 
 # %%
@@ -748,7 +737,7 @@ plots.curve(axes[0], curves[0], "bag of words", "noise", smooth=10)
 plots.curve(axes[0], curves[1], "Transformer", "text", smooth=10)
 axes[0].set(title="The bag is stuck", xlabel="step", ylabel="loss")
 axes[0].legend()
-label = "share right; the line is guessing"
+label = "accuracy; the line is guessing"
 plots.bars(axes[1], results, "text", "Who can read?", label)
 axes[1].axvline(0.5, color=plots.COLOURS["wrong"], ls="--")
 plots.show(fig, "The Transformer tells the two sentences apart, the bag guesses")
@@ -791,12 +780,13 @@ def chosen(name: str) -> torch.Tensor:
     return rows.pictures[0].float() / 255
 
 
-def cat_or_dog(labels: str, name: str, own) -> str:
-    """The picture and the share of each label."""
+def cat_or_dog(typed: str, name: str, own) -> str:
+    """The picture and the probability of each label."""
     picture = chosen(name) if own is None else own
-    words = widgets.prompts(labels, most=12)
-    shares = classify(clip, picture[None], words)[0].cpu()
-    return widgets.thumbnail(picture, 160, "the picture") + widgets.bars(words, shares)
+    labels = widgets.prompts(typed, most=12)
+    chances = classify(clip, picture[None], labels)[0].cpu()
+    seen = widgets.thumbnail(picture, 160, "the picture")
+    return seen + widgets.bars(labels, chances)
 
 
 offered = widgets.choice("Picture", [*PHOTOS, *GALLERY])
@@ -839,8 +829,8 @@ print(f"the two drawings are right: {best[2:] == [0, 1]}")
 #
 # <details><summary>Answer</summary>
 #
-# They all shrink. The shares of a softmax add up to 1, so a second true prompt takes
-# its part from the first. The cosines, in brackets, stay as they were.
+# They all shrink. The probabilities of a softmax add up to 1, so a second true prompt
+# takes its part from the first. The cosines, in brackets, stay as they were.
 #
 # </details>
 
@@ -850,13 +840,13 @@ SHELF["strawberry"] = glossy.where(label_en="strawberry").pictures[0]
 
 
 def playground(typed: str, label: str, template: str, scale: float) -> str:
-    """The picture, and for each prompt its share and its cosine."""
-    words = widgets.prompts(typed, most=12)
-    texts = class_vectors(clip, words, [template]).cpu()
+    """The picture, and for each prompt its probability and its cosine."""
+    prompts = widgets.prompts(typed, most=12)
+    texts = class_vectors(clip, prompts, [template]).cpu()
     cosines = (image_vectors(clip, SHELF[label][None]).cpu() @ texts.T)[0]
-    names = [f"{w} ({c:.2f})" for w, c in zip(words, cosines, strict=True)]
-    shares = (scale * cosines).softmax(0)
-    return widgets.thumbnail(SHELF[label], 160, label) + widgets.bars(names, shares)
+    names = [f"{p} ({c:.2f})" for p, c in zip(prompts, cosines, strict=True)]
+    chances = (scale * cosines).softmax(0)
+    return widgets.thumbnail(SHELF[label], 160, label) + widgets.bars(names, chances)
 
 
 widgets.live(
@@ -874,12 +864,12 @@ widgets.live(
 
 # %%
 typed = ["brown heart", "red heart", "brown circle", "truck"]
-shares = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
+chances = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
 fig, ax = plots.figure(width=6.5, height=2)
-bars = dict(zip(typed, shares.tolist(), strict=True))
+bars = dict(zip(typed, chances.tolist(), strict=True))
 plots.bars(ax, bars, "shared", "A brown heart among four prompts")
 plots.show(fig, "The bars that the playground shows at first")
-print(f"brown heart wins: {shares.argmax().item() == 0}")
+print(f"brown heart wins: {chances.argmax().item() == 0}")
 
 # %% [markdown]
 # ## Break it
@@ -898,8 +888,8 @@ certain = (scale * cosines.gather(1, wrong)).softmax(1).max(1).values
 print(f"more than half sure of a wrong label, on average: {certain.mean() > 0.5}")
 
 # %% [markdown]
-# A share answers "which of these", never "is it any of these". Does the cosine itself
-# know better?
+# A probability of this kind answers "which of these", never "is it any of these". Does
+# the cosine itself know better?
 
 # %%
 true = cosines.gather(1, targets[:, None])[:, 0]
@@ -931,7 +921,7 @@ for name, some in (("heard", heard), ("new", ~heard)):
 
 # %%
 logits = scale * cosines
-print("one picture, three 'shares':", logits[:1].softmax(0)[0, :3].tolist())
+print("one picture, three labels:", logits[:1].softmax(0)[0, :3].tolist())
 whole = logits.softmax(0).argmax(1)
 half = logits[::2].softmax(0).argmax(1)
 print(f"other company, other names: {bool((half != whole[::2]).any())}")
@@ -1015,7 +1005,7 @@ exercises.check_recall_at_k(recall_at_k)
 
 # %% [markdown]
 # > **Exercise 3 · None of these** — difficulty 2 of 3, about 8 minutes. Why it matters:
-# > *Break it* showed that a share never says no. Write `or_none(images, texts,
+# > *Break it* showed that a softmax never says no. Write `or_none(images, texts,
 # > threshold)`: for each picture the index of its nearest prompt, or −1 if even that
 # > one has a cosine below the threshold. Return (N,) int64.
 
@@ -1144,13 +1134,12 @@ REAL = "openai/clip-vit-base-patch32"
 load_real = cache(CLIP.from_pretrained)
 
 
-def ask_either(labels: str, name: str, which: str) -> str:
-    """The shares of the labels, from the course's model or the real one."""
+def ask_either(typed: str, name: str, which: str) -> str:
+    """The probabilities of the labels, from the course's model or the real one."""
     model = clip if which == "ours" else load_real(which)
-    words = widgets.prompts(labels, most=12)
-    picture = photo(name)
-    shares = classify(model, picture[None], words, ["a photo of a {}."])[0].cpu()
-    return widgets.thumbnail(picture, 160, name) + widgets.bars(words, shares)
+    labels, picture = widgets.prompts(typed, most=12), photo(name)
+    chances = classify(model, picture[None], labels, ["a photo of a {}."])[0].cpu()
+    return widgets.thumbnail(picture, 160, name) + widgets.bars(labels, chances)
 
 
 widgets.live(

@@ -99,10 +99,10 @@ def check_or_none(or_none):
         answer != [0, 1, 1, 1],
         "the threshold changes nothing: the last picture is far from both prompts",
     )
-    shares = (images @ texts.T).softmax(1).max(1)
+    likeliest = (images @ texts.T).softmax(1).max(1)
     expect(
-        answer != torch.where(shares.values >= 0.9, shares.indices, -1).tolist(),
-        "compare the cosine with the threshold; a softmax share never says no",
+        answer != torch.where(likeliest.values >= 0.9, likeliest.indices, -1).tolist(),
+        "compare the cosine with the threshold; a softmax never says no",
     )
     expect(answer == [0, -1, 1, -1], f"at 0.9 you returned {answer}, not [0, -1, 1, -1]")
     answer = numbers(or_none(images, texts, 0.5), 4)
