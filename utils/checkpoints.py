@@ -97,12 +97,12 @@ def load(name: str, device: torch.device | None = None, folder: Path = CHECKPOIN
         )
     borrowed = borrow(name, told.get("borrows"), device, folder)
     tensors, metadata = read(path)
-    module, _, kind = MODELS[name].partition(":")
-    kind = getattr(importlib.import_module(module), kind)
+    module, _, attribute = MODELS[name].partition(":")
+    brick = getattr(importlib.import_module(module), attribute)
     try:
-        model = kind(**json.loads(metadata["config"]), **borrowed)
+        model = brick(**json.loads(metadata["config"]), **borrowed)
     except Exception:  # a wrong argument can fail anywhere in a model
-        raise CheckpointError(f"{path.name} describes no {kind.__name__}; {remedy}.") from None
+        raise CheckpointError(f"{path.name} describes no {brick.__name__}; {remedy}.") from None
     fill(model, tensors, path.name, [*borrowed.values()])
     return model.eval().to(device or devices.pick())
 

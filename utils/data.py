@@ -244,13 +244,14 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple]:
             f"{_short(name)} is no folder on disk, and the hub does not give its "
             f"{_short(split)} split ({reason[:120]}); check the name and the connection."
         ) from None
-    kinds = rows.features
-    image = next((k for k, kind in kinds.items() if isinstance(kind, datasets.Image)), None)
-    text = next((k for k in ("text", "caption") if k in kinds and kinds[k].dtype == "string"), None)
+    columns = rows.features
+    image = next((k for k, v in columns.items() if isinstance(v, datasets.Image)), None)
+    texts = (k for k in ("text", "caption") if k in columns and columns[k].dtype == "string")
+    text = next(texts, None)
     if image is None or text is None or not len(rows):
         raise ValueError(
             f"{name} needs rows with a picture and a text or caption; it has {len(rows)} rows "
-            f"with {', '.join(kinds)}: choose another dataset."
+            f"with {', '.join(columns)}: choose another dataset."
         )
     rows = rows.cast_column(image, datasets.Image(decode=False))
     for number, row in enumerate(rows):
@@ -333,11 +334,3 @@ def batch(
     captions = [pairs.caption(i, rng, languages) for i in rows]
     pictures = pairs.pictures[torch.tensor(rows)].to(device or devices.pick())
     return augment(pictures.float().div_(255), devices.generator(seed, step)), captions
-
-
-def batches(pairs: Pairs, size: int, seed: int, device=None, languages=LANGUAGES) -> Iterator:
-    """Endless training batches, from step 0."""
-    step = 0
-    while True:
-        yield batch(pairs, size, seed, step, device, languages)
-        step += 1

@@ -34,11 +34,11 @@ def pick() -> torch.device:
     """
     wanted = os.environ.get("WIP_DEVICE", "")
     if wanted:
-        kind, colon, number = wanted.partition(":")
-        if kind not in ("cpu", "cuda", "mps") or (colon and not number.isdecimal()):
+        backend, colon, number = wanted.partition(":")
+        if backend not in ("cpu", "cuda", "mps") or (colon and not number.isdecimal()):
             raise ValueError(f"WIP_DEVICE is {wanted!r}; set it to cpu, cuda or mps, or unset it")
         there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-        if kind in there and not there[kind]():
+        if backend in there and not there[backend]():
             raise ValueError(f"WIP_DEVICE is {wanted!r}, but torch finds none here; unset it")
         return torch.device(wanted)
     if torch.cuda.is_available():

@@ -1,6 +1,8 @@
 """Pictures and curves in one look: the palette, grids, heatmaps, curves, bars.
 
-Every function shows its figure with an alt text, which is also what a test compares.
+`grid` shows its pictures. `heatmap`, `curve` and `bars` draw into the axes that `figure`
+gives; `show` then shows the figure. What is shown has an alt text, which a test compares.
+Importing this sets matplotlib's defaults.
 """
 
 import io
@@ -46,6 +48,7 @@ def figure(columns: int = 1, rows: int = 1, width: float = 8.0, height: float = 
 
 
 def png(fig) -> bytes:
+    """A figure as the bytes of a PNG; it is closed then."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     plt.close(fig)
@@ -54,12 +57,7 @@ def png(fig) -> bytes:
 
 def show(fig, alt: str) -> None:
     """Show a matplotlib figure once, as a PNG with an alt text."""
-    _display(png(fig), "png", alt)
-
-
-def _display(data: bytes, kind: str, alt: str) -> None:
-    bundle = Image(data, format=kind, alt=alt)
-    content, metadata = bundle._repr_mimebundle_()
+    content, metadata = Image(png(fig), format="png", alt=alt)._repr_mimebundle_()
     display(content | {"text/plain": f"[{alt}]"}, raw=True, metadata=metadata)
 
 
@@ -70,9 +68,9 @@ def grid(
     n = len(pictures)
     columns = min(columns, n)
     rows = math.ceil(n / columns)
-    lines = [textwrap.wrap(str(c), max(8, size // 7), max_lines=3) for c in captions or []]
+    wrapped = [textwrap.wrap(str(c), max(8, size // 7), max_lines=3) for c in captions or []]
     gap = 8
-    text = 13 * max((len(x) for x in lines), default=0) + (4 if lines else 0)
+    text = 13 * max(map(len, wrapped), default=0) + (4 if wrapped else 0)
     top = 24 if title else 0
     width, height = columns * (size + gap) + gap, rows * (size + gap + text) + gap + top
     page = PILImage.new("RGB", (width, height), "white")
@@ -80,16 +78,16 @@ def grid(
         x, y = _corner(i, columns, size + gap, size + gap + text, gap, top)
         resample = PILImage.LANCZOS if pictures.shape[-1] > size else PILImage.BICUBIC
         page.paste(to_pil(pictures[i]).resize((size, size), resample), (x, y))
-    # matplotlib draws the words, because its font knows accents and symbols
+    # matplotlib draws the captions, because its font knows accents and symbols
     fig = plt.figure(figsize=(width / 100, height / 100), layout="none")
     fig.figimage(page, origin="upper")
-    for i, words in enumerate(lines):
+    for i, lines in enumerate(wrapped):
         x, y = _corner(i, columns, size + gap, size + gap + text, gap, top)
         place = ((x + size / 2) / width, 1 - (y + size + 3) / height)
-        fig.text(*place, "\n".join(words), ha="center", va="top", fontsize=7.5)
+        fig.text(*place, "\n".join(lines), ha="center", va="top", fontsize=7.5)
     if title:
         fig.text(gap / width, 1 - 4 / height, title, va="top", fontsize=10)
-    _display(png(fig), "png", alt)
+    show(fig, alt)
 
 
 def _corner(i, columns, step_x, step_y, gap, top):

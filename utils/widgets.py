@@ -20,18 +20,18 @@ MAX_TEXT = 500
 MAX_SENTENCE = 280
 
 
-def slider(label: str, value, low, high, step=None):
+def slider(label: str, value, low, high):
     """A slider with a labelled number box beside it; read `.value` of what is returned.
 
     Whole numbers if `value` is one. The box is the accessible name of the pair.
     """
     whole = isinstance(value, int)
-    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    box = ipywidgets.BoundedIntText if whole else ipywidgets.BoundedFloatText
-    step = step or (1 if whole else (high - low) / 100)
+    make_handle = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    make_box = ipywidgets.BoundedIntText if whole else ipywidgets.BoundedFloatText
+    step = 1 if whole else (high - low) / 100
     limits = {"value": value, "min": low, "max": high, "step": step}
-    handle = kind(**limits, readout=False, continuous_update=False)
-    number = box(**limits, description=label, layout={"width": "15em"})
+    handle = make_handle(**limits, readout=False, continuous_update=False)
+    number = make_box(**limits, description=label, layout={"width": "15em"})
     number.style.description_width = "initial"
     ipywidgets.link((handle, "value"), (number, "value"))
     number.view = ipywidgets.HBox([number, handle])
@@ -40,8 +40,8 @@ def slider(label: str, value, low, high, step=None):
 
 def text(label: str, value: str, lines: int = 1):
     """A text field; `live` is told when the learner presses Enter or leaves the field."""
-    kind = ipywidgets.Text if lines == 1 else ipywidgets.Textarea
-    field = kind(value, description=label, continuous_update=False, layout={"width": "90%"})
+    make = ipywidgets.Text if lines == 1 else ipywidgets.Textarea
+    field = make(value, description=label, continuous_update=False, layout={"width": "90%"})
     field.style.description_width = "initial"
     if lines > 1:
         field.rows = lines
@@ -73,13 +73,15 @@ field.value = page.toDataURL('image/png');
 field.dispatchEvent(new Event('change', {bubbles: true})); })">"""
 
 
-def upload(label: str = "Upload a picture", instead_of=None):
+def upload(instead_of=None):
     """An upload button and, beside it, a field to paste into; `live` passes on the picture.
 
     instead_of: a `choice` of pictures. The one used last counts: a picture given here leaves
     the choice without a value, None, and a choice empties the button.
     """
-    button = ipywidgets.FileUpload(description=label, accept="image/*", multiple=False)
+    button = ipywidgets.FileUpload(
+        description="Upload a picture", accept="image/*", multiple=False
+    )
     button.layout.width = "14em"
     pasted = ipywidgets.Text(continuous_update=False, layout={"display": "none"})
     pasted.add_class("pasted")
@@ -206,23 +208,23 @@ def bars(names: list[str], values, colour: str = "shared", form: str = "{:.0%}")
     return f"<table style='width:100%;max-width:640px'>{''.join(rows)}</table>"
 
 
-def matrix(rows: list[str], columns: list[str], values, notes, colour: str = "shared") -> str:
-    """A table of shares in [0, 1], the larger the darker; `notes` stand small under them.
+def matrix(rows: list[str], columns: list[str], values, notes) -> str:
+    """A table of values in [0, 1], the larger the darker; `notes` stand small under them.
 
     rows: R heads as HTML, such as thumbnails; columns: C heads as text; values, notes: (R, C).
     """
-    ink = bytes.fromhex(plots.COLOURS[colour].removeprefix("#"))
+    ink = bytes.fromhex(plots.COLOURS["shared"].removeprefix("#"))
     heads = "".join(f"<th style='text-align:center'>{html.escape(name)}</th>" for name in columns)
     lines = [f"<tr><td></td>{heads}</tr>"]
-    for head, shares, small in zip(rows, values, notes, strict=True):
+    for head, numbers, small in zip(rows, values, notes, strict=True):
         cells = []
-        for _, share, note in zip(columns, shares, small, strict=True):
-            share = max(0.0, min(1.0, float(share)))
-            shade = bytes(round(255 + share * (part - 255)) for part in ink).hex()
+        for _, value, note in zip(columns, numbers, small, strict=True):
+            value = max(0.0, min(1.0, float(value)))
+            shade = bytes(round(255 + value * (part - 255)) for part in ink).hex()
             cells.append(
                 f"<td style='text-align:center;min-width:5em;background:#{shade};"
-                f"color:{'white' if share > 0.5 else 'black'}'>"
-                f"{share:.0%}<br><small>{float(note):.2f}</small></td>"
+                f"color:{'white' if value > 0.5 else 'black'}'>"
+                f"{value:.0%}<br><small>{float(note):.2f}</small></td>"
             )
         lines.append(f"<tr><td>{head}</td>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>"

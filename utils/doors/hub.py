@@ -1,4 +1,7 @@
-"""Model folders from the Hugging Face hub: from disk when cached, else fetched, else a reason."""
+"""CLIPs from the Hugging Face hub: their folder on disk when cached, else fetched, else a reason.
+
+Asks for the four files that `doors.transformers` reads, and for no others.
+"""
 
 import os
 import re
@@ -12,7 +15,7 @@ NAME = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII
 
 
 def folder(source) -> Path:
-    """A folder on disk, or a hub name such as `openai/clip-vit-base-patch32` → its folder.
+    """A folder on disk, or a CLIP's hub name such as `openai/clip-vit-base-patch32` → its folder.
 
     Raises CheckpointError in one sentence when neither the disk nor the hub has it.
     """
@@ -39,7 +42,7 @@ def folder(source) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Download the files of FILES, weights as safetensors only."""
+    """Download FILES, whose weights are safetensors; returns their folder."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 

@@ -118,11 +118,11 @@ def read_config(folder: Path) -> dict:
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
         }
-        words = {ours: text[theirs] for ours, theirs in ARGUMENTS.items()}
-        words |= {"context": text["max_position_embeddings"]}
+        prompts = {ours: text[theirs] for ours, theirs in ARGUMENTS.items()}
+        prompts |= {"context": text["max_position_embeddings"]}
         return {
             "image": {"tower": "vit", **image},
-            "text": {"tower": "transformer", **words},
+            "text": {"tower": "transformer", **prompts},
             "dim": config.get("projection_dim", 512),
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -160,13 +160,16 @@ def read_vocab(folder: Path) -> dict | None:
         ) from None
 
 
-def read_pretrained(kind: type, folder: Path):
-    """A CLIP with the weights and the tokenizer of a folder in transformers' format."""
+def read_pretrained(model: type, folder: Path):
+    """A CLIP with the weights and the tokenizer of a folder in transformers' format.
+
+    model: the brick, given because a door imports none.
+    """
     config, merges = read_config(folder), read_merges(folder)
     weights = folder / "model.safetensors"
     theirs, _ = tensors.read(weights)
     try:
-        clip = kind(merges=merges, **config)
+        clip = model(merges=merges, **config)
     except Exception:  # a wrong number can fail anywhere in a model
         raise CheckpointError(
             f"config.json in {folder.name}/ describes no CLIP; fetch it again."
@@ -192,7 +195,7 @@ def read_pretrained(kind: type, folder: Path):
         )
     if read_vocab(folder) not in (None, clip.tokenizer.ids):
         raise CheckpointError(
-            f"vocab.json and merges.txt in {folder.name}/ give words other ids; "
+            f"vocab.json and merges.txt in {folder.name}/ give tokens other ids; "
             "fetch both again."
         )
     return clip
@@ -212,18 +215,19 @@ def their_config(clip: nn.Module) -> dict:
         }
         return {ARGUMENTS[k]: v for k, v in values.items()} | {"projection_dim": dim}
 
-    dim, words = clip.config["dim"], clip.tokenizer
+    dim, tokenizer = clip.config["dim"], clip.tokenizer
     vision = tower(clip.image_tower, clip.config["image"])
     vision |= {
         "image_size": clip.image_size,
         "patch_size": clip.image_tower.patch.stride[0],
     }
     text = tower(clip.text_tower, clip.config["text"])
-    text |= {"vocab_size": len(words), "max_position_embeddings": words.context}
     text |= {
-        "bos_token_id": words.start,
-        "eos_token_id": words.end,
-        "pad_token_id": words.end,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.context,
+        "bos_token_id": tokenizer.start,
+        "eos_token_id": tokenizer.end,
+        "pad_token_id": tokenizer.end,
     }
     return {
         "model_type": "clip",
@@ -236,7 +240,7 @@ def their_config(clip: nn.Module) -> dict:
 
 
 def their_preprocessor(size: int, mean, std) -> dict:
-    """preprocessor_config.json: what `preprocess` does, in transformers' words."""
+    """preprocessor_config.json: what `preprocess` does, as transformers says it."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "CLIPProcessor",
@@ -265,24 +269,25 @@ def write_pretrained(clip: nn.Module, folder: Path, mean, std) -> None:
             f"transformers' CLIPModel has no counterpart of the towers {towers[0]} and "
             f"{towers[1]}; only a vit with a transformer can be saved in its format"
         )
-    words = clip.tokenizer
-    tokenizer = {
+    tokenizer = clip.tokenizer
+    start, end = tokenizer.tokens[tokenizer.start], tokenizer.tokens[tokenizer.end]
+    special = {
         "tokenizer_class": "CLIPTokenizer",
         "processor_class": "CLIPProcessor",
-        "bos_token": words.tokens[words.start],
-        "eos_token": words.tokens[words.end],
-        "unk_token": words.tokens[words.end],
-        "pad_token": words.tokens[words.end],
-        "model_max_length": words.context,
+        "bos_token": start,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": end,
+        "model_max_length": tokenizer.context,
     }
     files = {
         "config.json": json.dumps(their_config(clip), indent=1),
         "preprocessor_config.json": json.dumps(
             their_preprocessor(clip.image_size, mean, std), indent=1
         ),
-        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
-        "vocab.json": json.dumps(words.ids, ensure_ascii=False),
-        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, words.merges)]),
+        "tokenizer_config.json": json.dumps(special, indent=1),
+        "vocab.json": json.dumps(tokenizer.ids, ensure_ascii=False),
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, tokenizer.merges)]),
     }
     state = {k: v.detach().cpu() for k, v in clip.state_dict().items()}
     # first what can fail for want of space
