@@ -44,15 +44,15 @@ drawn = unseen.where(style="fluent")
 rows = [drawn.table["label_en"].index(name) for name in NAMES]
 choices = sorted(set(unseen.table["label_en"]))
 pixels = drawn.pictures.float() / 255  # (144, 3, 64, 64), in [0, 1]
-shares = classify(checkpoints.load("clip"), pixels, choices)  # (144, 150)
-given = [choices[i] for i in shares.argmax(1).tolist()]  # a name for each picture
+probabilities = classify(checkpoints.load("clip"), pixels, choices)  # (144, 150)
+given = [choices[i] for i in probabilities.argmax(1).tolist()]  # one name each
 alt = "Eight drawings, each with the name a CLIP gives it"
 plots.grid(pixels[rows], [given[i] for i in rows], alt=alt)
 
 right = [a == b for a, b in zip(given, drawn.table["label_en"], strict=True)]
-share = sum(right) / len(right)
+accuracy = sum(right) / len(right)
 print("of these eight, at least half are right:", sum(right[i] for i in rows) >= 4)
-print("of all, one in six to one in three are right:", 1 / 6 < share < 1 / 3)
+print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 
 # %% [markdown]
 # Nobody showed it a brown heart. It learnt from other pictures with other captions, of

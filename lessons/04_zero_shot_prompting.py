@@ -784,9 +784,9 @@ def cat_or_dog(typed: str, name: str, own) -> str:
     """The picture and the probability of each label."""
     picture = chosen(name) if own is None else own
     labels = widgets.prompts(typed, most=12)
-    chances = classify(clip, picture[None], labels)[0].cpu()
+    probabilities = classify(clip, picture[None], labels)[0].cpu()
     seen = widgets.thumbnail(picture, 160, "the picture")
-    return seen + widgets.bars(labels, chances)
+    return seen + widgets.bars(labels, probabilities)
 
 
 offered = widgets.choice("Picture", [*PHOTOS, *GALLERY])
@@ -845,8 +845,9 @@ def playground(typed: str, label: str, template: str, scale: float) -> str:
     texts = class_vectors(clip, prompts, [template]).cpu()
     cosines = (image_vectors(clip, SHELF[label][None]).cpu() @ texts.T)[0]
     names = [f"{p} ({c:.2f})" for p, c in zip(prompts, cosines, strict=True)]
-    chances = (scale * cosines).softmax(0)
-    return widgets.thumbnail(SHELF[label], 160, label) + widgets.bars(names, chances)
+    probabilities = (scale * cosines).softmax(0)
+    seen = widgets.thumbnail(SHELF[label], 160, label)
+    return seen + widgets.bars(names, probabilities)
 
 
 widgets.live(
@@ -864,12 +865,12 @@ widgets.live(
 
 # %%
 typed = ["brown heart", "red heart", "brown circle", "truck"]
-chances = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
+probabilities = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
 fig, ax = plots.figure(width=6.5, height=2)
-bars = dict(zip(typed, chances.tolist(), strict=True))
+bars = dict(zip(typed, probabilities.tolist(), strict=True))
 plots.bars(ax, bars, "shared", "A brown heart among four prompts")
 plots.show(fig, "The bars that the playground shows at first")
-print(f"brown heart wins: {chances.argmax().item() == 0}")
+print(f"brown heart wins: {probabilities.argmax().item() == 0}")
 
 # %% [markdown]
 # ## Break it
@@ -1138,8 +1139,8 @@ def ask_either(typed: str, name: str, which: str) -> str:
     """The probabilities of the labels, from the course's model or the real one."""
     model = clip if which == "ours" else load_real(which)
     labels, picture = widgets.prompts(typed, most=12), photo(name)
-    chances = classify(model, picture[None], labels, ["a photo of a {}."])[0].cpu()
-    return widgets.thumbnail(picture, 160, name) + widgets.bars(labels, chances)
+    probabilities = classify(model, picture[None], labels, ["a photo of a {}."])[0]
+    return widgets.thumbnail(picture, 160, name) + widgets.bars(labels, probabilities)
 
 
 widgets.live(
