@@ -548,7 +548,7 @@ def there_and_back(run, *inputs: Tensor) -> list[Tensor]:
     return [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
 
 
-def agree(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-5) -> bool:
+def agree(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-4) -> bool:
     """Whether no number is off by more than this part of the largest one."""
     pairs = zip(ours, theirs, strict=True)
     return all((a - b).abs().max() <= tolerance * b.abs().max() for a, b in pairs)
@@ -862,7 +862,7 @@ gain = costs.speedup(
     lambda: there_and_back(lambda x: last(x)[:, 0], x),
     lambda: there_and_back(lambda x: state_at(last, x, first), x),
 )
-print("a last block is more than 1.3 times faster:", gain > 1.3)
+print("a last block is more than twice as fast:", gain > 2)
 
 # %% [markdown]
 # ## Both towers learn

@@ -773,14 +773,14 @@ def encode_by_length(tower: nn.Module, ids: Tensor) -> Tensor:
 # %%
 larger = TextTransformer(len(tokenizer), depth=2)
 rng = random.Random(0)
-ids = tokenizer([train.caption(i, rng) for i in data.draw(train, 64, rng)])
+ids = tokenizer([train.caption(i, rng) for i in data.draw(train, 128, rng)])
 
 
-def there_and_back(encode) -> tuple[Tensor, Tensor]:
-    """The vectors, and the gradient of their squares' sum for the table of tokens."""
+def there_and_back(encode) -> list[Tensor]:
+    """The vectors, and the gradients of their first numbers' sum for all weights."""
     vectors = encode(ids)
-    table = larger.tokens.weight
-    return vectors, torch.autograd.grad(vectors.square().sum(), table)[0]
+    weights = list(larger.parameters())
+    return [vectors, *torch.autograd.grad(vectors[:, 0].sum(), weights)]
 
 
 def grouped():
@@ -788,9 +788,9 @@ def grouped():
 
 
 for plain, fast in zip(there_and_back(larger), grouped(), strict=True):
-    assert torch.allclose(plain, fast, rtol=1e-3, atol=1e-3)
-gain = costs.speedup(lambda: there_and_back(larger), grouped)
-print(f"the same for {len(ids)} captions, more than 1.2 times faster: {gain > 1.2}")
+    assert (plain - fast).abs().max() <= 1e-4 * plain.abs().max()
+gain = costs.speedup(lambda: there_and_back(larger), grouped, turns=3)
+print(f"the same for {len(ids)} captions, and more than 1.2 times faster: {gain > 1.2}")
 
 # %% [markdown]
 # ## Three masks, one matrix

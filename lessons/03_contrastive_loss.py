@@ -932,7 +932,7 @@ same = [torch.allclose(x, y, atol=1e-6) for x, y in zip(ours, theirs, strict=Tru
 print(f"same loss, same gradients for pictures, texts and scale: {all(same)}")
 
 # %%
-many = F.normalize(torch.randn(2, 1024, 64, generator=device.generator(0)), dim=-1)
+many = F.normalize(torch.randn(2, 2048, 64, generator=device.generator(0)), dim=-1)
 inputs = [x.requires_grad_() for x in (*many, torch.tensor(10.0))]
 gain = costs.speedup(
     lambda: there_and_back(plain_loss, inputs),
