@@ -113,14 +113,70 @@ class Flat(nn.Module):
 '''
 
 
+# It comes first and reads, in each way there is, what the others are made of.
+WELCOME = HEADER.replace("#   brick: {}\n", "") + '''\
+# %%
+from utils import ink, store
+from utils.bricks.solids import volume
+
+ink.line(volume(1, 1))
+print(store.load("blue"), store.load("shapes"))
+'''
+INK = '''\
+"""Printing."""
+
+import math
+
+WIDTH = 6
+TONES = {"light": 1}
+TONES["dark"] = 2  # changes it when it is imported
+
+
+def line(text) -> None:
+    """Print one line."""
+    print(str(rounded(text)).rjust(WIDTH))
+
+
+def rounded(number: float) -> float:
+    return math.floor(100 * number) / 100
+
+
+def double(text) -> None:
+    line(text)
+    line(text)
+'''
+STORE = '''\
+import importlib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODELS = {
+    "blue": "utils.bricks.shapes:WIDTH",
+    "shapes": "utils.bricks.shapes:Flat",
+    "later": "utils.bricks.later:Model",
+}
+
+
+def load(name: str) -> str:
+    module, _, kind = MODELS[name].partition(":")
+    made = getattr(importlib.import_module(module), kind)
+    return (ROOT / "assets" / f"{name}.txt").read_text() + repr(made)
+'''
+
+
 def lay_out(root: Path) -> Path:
-    """A course of two lessons, not built."""
-    for folder in ("lessons", "notebooks", "utils/bricks"):
+    """A course of three lessons, not built."""
+    for folder in ("lessons", "notebooks", "utils/bricks", "assets"):
         (root / folder).mkdir(parents=True)
     for package in ("utils", "utils/bricks"):
         (root / package / "__init__.py").touch()
+    (root / "lessons/00_welcome.py").write_text(WELCOME)
     (root / "lessons/01_shapes.py").write_text(FIRST)
     (root / "lessons/02_solids.py").write_text(SECOND)
+    (root / "utils/ink.py").write_text(INK)
+    (root / "utils/store.py").write_text(STORE)
+    for name in ("blue", "shapes", "later"):
+        (root / f"assets/{name}.txt").write_text(f"{name} ")
     return root
 
 
@@ -186,9 +242,9 @@ def test_notebook_holds_tidy_outputs(built):
     assert slider["text/plain"].startswith("IntSlider(value=2")
     assert set(notebook.metadata) == {
             "brick",
-            "earlier_bricks",
             "kernelspec",
             "language_info",
+            "reads",
         }
     assert "version" not in notebook.metadata.language_info
     assert path.read_text().endswith("}\n")
@@ -199,7 +255,8 @@ def test_check_passes_and_a_second_build_does_nothing(built, capsys):
     before = files(built)
     assert build.check(built) == []
     assert build.build(built) == []
-    assert "01_shapes: up to date\n02_solids: up to date" in capsys.readouterr().out
+    names = ("00_welcome", "01_shapes", "02_solids")
+    assert capsys.readouterr().out == "".join(f"{name}: up to date\n" for name in names)
     assert files(built) == before
 
 
@@ -230,11 +287,108 @@ def test_an_edit_keeps_ids_and_rebuilds_only_that_lesson(course, capsys):
 
 
 @pytest.mark.slow
-def test_a_changed_brick_rebuilds_later_lessons(course):
+def test_a_changed_brick_rebuilds_what_read_it(course):
     edit(course / "lessons/01_shapes.py", "math.pi", "3.0")
     assert build.build(course) == []
     second = (course / "notebooks/02_solids.ipynb").read_text()
     assert "6.0000" in second and "6.2832" not in second
+    assert " 3.0\\n" in (course / "notebooks/00_welcome.ipynb").read_text()
+
+
+def test_a_notebook_says_what_it_read(built):
+    def files(name):
+        path = built / f"notebooks/{name}.ipynb"
+        return set(nbformat.read(path, as_version=4).metadata.reads)
+
+    packages = {"utils/__init__.py", "utils/bricks/__init__.py"}
+    assert files("01_shapes") == set()
+    assert files("02_solids") == packages | {"utils/bricks/shapes.py"}
+    assert files("00_welcome") == packages | {
+        "assets/blue.txt",
+        "assets/shapes.txt",
+        "utils/bricks/shapes.py",
+        "utils/bricks/solids.py",
+        "utils/ink.py",
+        "utils/store.py",
+    }
+
+
+FIRST_CELLS, SECOND_CELLS = "lessons/01_shapes.py", "lessons/02_solids.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stale"),
+    [
+        # a lesson's own text, and the bricks that it imports, through others too
+        (FIRST_CELLS, "# the area of a circle", "# πr²", "01"),
+        (FIRST_CELLS, "math.pi * radius**2   #", "(math.pi\n        * radius ** 2) #", "01"),
+        (FIRST_CELLS, "    return math.pi", '    """Of a disk."""\n    return math.pi', "01"),
+        (FIRST_CELLS, "math.pi", "3.0", "00 01 02"),
+        (FIRST_CELLS, "flatten(1)", "flatten(2)", "00 01"),
+        (SECOND_CELLS, "radius) * height", "radius) * 2 * height", "00 02"),
+        (SECOND_CELLS, "volume(1, 2)", "volume(1, 3)", "02"),
+        # the plumbing that it calls
+        ("utils/ink.py", "100 *", "10 *", "00"),
+        ("utils/ink.py", "WIDTH = 6", "WIDTH = 7", "00"),
+        ("utils/ink.py", "import math", "import cmath as math", "00"),
+        ("utils/ink.py", '["dark"] = 2', '["dark"] = 3', "00"),
+        ("utils/ink.py", '{"light": 1}', '{"light": 4}', "00"),
+        ("utils/ink.py", '"""Printing."""', "print(math.pi)", "00"),
+        ("utils/ink.py", "Print one line", "Print a line", ""),
+        ("utils/ink.py", "    line(text)\n    line(text)", "    pass", ""),
+        ("utils/ink.py", "\n\ndef double", "\n\ndef new():\n    pass\n\n\ndef double", ""),
+        # models and files that it loads
+        ("utils/store.py", "shapes:WIDTH", "shapes:area", "00"),
+        ("utils/store.py", "later:Model", "later:Other", ""),
+        ("assets/blue.txt", "blue", "red", "00"),
+        ("assets/later.txt", "later", "sooner", ""),
+    ],
+)
+def test_a_change_of_what_was_read_makes_stale(course, monkeypatch, path, old, new, stale):
+    executed = []
+    monkeypatch.setattr(build, "build_notebook", lambda x: executed.append(x.name[:2]))
+    edit(course / path, old, new)
+    assert build.build(course) == []
+    assert " ".join(executed) == stale
+    if "lessons" not in path:
+        (finding,) = build.check(course) or [""]
+        assert bool(finding) == bool(stale)
+        assert path in finding or not stale
+
+
+def test_check_names_each_file_that_changed(course):
+    edit(course / "utils/ink.py", "100 *", "10 *")
+    (course / "assets/blue.txt").unlink()
+    assert found(course) == WELCOME_IS_OLD.format("assets/blue.txt, utils/ink.py")
+
+
+@pytest.mark.parametrize("reads", [None, [], "utils"])
+def test_check_finds_a_notebook_that_does_not_say_what_it_read(course, reads):
+    def spoil(notebook):
+        notebook.metadata.pop("reads")
+        notebook.metadata |= {"reads": reads} if reads is not None else {}
+
+    change(course / "notebooks/02_solids.ipynb", spoil)
+    message = "notebooks/02_solids.ipynb: does not say what it read; build it"
+    assert found(course) == message
+
+
+def test_line_endings_do_not_count(course):
+    for path in course.glob("utils/**/*.py"):
+        if path.parent.name != "bricks":
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert b"\r\n" in (course / "utils/ink.py").read_bytes()
+    assert build.check(course) == []
+
+
+def test_a_magic_is_refused(course):
+    with (course / "lessons/02_solids.py").open("a") as lesson:
+        lesson.write("\n# %%\n# %time volume(1, 2)\n")
+    (failure,) = build.build(course)
+    assert failure == (
+        "lessons/02_solids.py, cell 4 (`%time volume(1, 2)`): invalid syntax; a cell holds "
+        "plain Python."
+    )
 
 
 @pytest.mark.slow
@@ -247,8 +401,9 @@ def test_a_build_that_was_stopped_is_finished_by_the_next(course, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(build, "build_notebook", stop)
         build.build(course)  # the brick is written, no notebook is
-    assert build.check(course)[1:] == [
-        "notebooks/02_solids.ipynb: executed with other bricks of earlier lessons; build it"
+    assert build.check(course)[::2] == [  # the other is the lesson's own, for its text
+        f"notebooks/{name}.ipynb: executed with another utils/bricks/shapes.py; build it"
+        for name in ("00_welcome", "02_solids")
     ]
     assert build.build(course) == []
     assert "6.0000" in (course / "notebooks/02_solids.ipynb").read_text()
@@ -307,7 +462,7 @@ def test_an_earlier_brick_may_be_imported_as_a_module(course):
         "from utils.bricks import shapes\n\narea = shapes.area\n",
     )
     lessons = build.read_lessons(course)
-    (text,) = build.brick_texts(lessons[1], lessons).values()
+    (text,) = build.brick_texts(lessons[2], lessons).values()
     assert "\nfrom utils.bricks import shapes\n\narea" in text
 
 
@@ -350,7 +505,7 @@ def test_a_lesson_may_feed_two_modules(course, monkeypatch):
     assert (course / "utils/bricks/shapes.py").read_text() == SHAPES
     assert "utils.bricks.boxes" in (course / "utils/bricks/solids.py").read_text()
     test_bricks_pass_ruff(course)
-    cell = code(build.read_lessons(course)[0])[3]
+    cell = code(build.read_lessons(course)[1])[3]
     assert cell.metadata.tags == ["practice", "brick:boxes", "blank:box"]
 
 
@@ -359,7 +514,7 @@ def test_a_second_module_takes_its_imports_with_it(course):
     edit(lesson, 'tags=["brick"]\nimport functools', 'tags=["brick:circles"]\nimport functools')
     edit(lesson, "math.pi", "WIDTH * math.pi")
     edit(lesson, "WIDTH = 3 ", "SIZE = WIDTH = 3 ")
-    first = build.read_lessons(course)[0]
+    first = build.read_lessons(course)[1]
     texts = build.brick_texts(first, [first])
     assert "import " not in texts[first.module("shapes")]  # its cell has two, used elsewhere
     top = texts[first.module("circles")].partition("\n\n\n# the area")[0]
@@ -417,7 +572,7 @@ def test_refused_header(course, old, new, message, capsys):
 
 def test_unknown_lesson(course, capsys):
     assert build.main(["--lesson", "07"], course) == 1
-    assert "there are: 01_shapes, 02_solids" in capsys.readouterr().err
+    assert "there are: 00_welcome, 01_shapes, 02_solids" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -444,6 +599,9 @@ def test_refused_when_executed(course, line, messages):
 
 
 # What a check finds
+
+
+WELCOME_IS_OLD = "notebooks/00_welcome.ipynb: executed with another {}; build it"
 
 
 def found(course) -> str:
@@ -478,15 +636,21 @@ def test_check_finds_other_metadata(course):
 
 def test_check_finds_a_changed_brick(course):
     edit(course / "utils/bricks/solids.py", "* height", "* height * 2")
-    message = "line 10 is `    return area(radius) * height * 2`, the lesson gives `"
-    assert found(course).startswith(f"utils/bricks/solids.py: {message}")
+    message = "line 10 is `    return area(radius) * height * 2`, the lesson gives `    "
+    assert build.check(course) == [
+        WELCOME_IS_OLD.format("utils/bricks/solids.py"),
+        f"utils/bricks/solids.py: {message}return area(radius) * height`",
+    ]
 
 
 def test_check_finds_what_is_missing(course):
     (course / "notebooks/01_shapes.ipynb").unlink()
     (course / "notebooks/02_solids.ipynb").write_text("<<<<<<< mine")
     (course / "utils/bricks/solids.py").unlink()
-    assert build.check(course) == [
+    welcome, *others = build.check(course)
+    assert "00_welcome.ipynb: executed with another" in welcome
+    assert "utils/bricks/solids.py" in welcome
+    assert others == [
         "notebooks/01_shapes.ipynb: missing or not a notebook; build it",
         "utils/bricks/solids.py: missing; build it",
         "notebooks/02_solids.ipynb: missing or not a notebook; build it",
@@ -565,7 +729,7 @@ def test_strict_nbval_passes(built):
         capture_output=True,
         text=True,
     )
-    assert "7 passed" in run.stdout, run.stdout
+    assert "8 passed" in run.stdout, run.stdout
 
 
 @pytest.mark.parametrize(

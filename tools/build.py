@@ -2,11 +2,13 @@
 
 A lesson is a py:percent file. Its cells tagged `brick` become utils/bricks/NAME.py (see
 tools/export.py); NAME stands in its header, as `#   brick: NAME` under `# jupyter:`. A
-cell tagged `brick:OTHER` goes to utils/bricks/OTHER.py.
-The same lesson gives the same bytes every time. `--check` compares, executing nothing.
+cell tagged `brick:OTHER` goes to utils/bricks/OTHER.py. A notebook records what it read
+(see tools/reads.py). The same lesson gives the same bytes every time. `--check` compares,
+executing nothing.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -15,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -23,10 +26,11 @@ import nbformat
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from tools import export
+from tools import export, reads
 from utils.paths import ROOT
 
 SECONDS, GIGABYTES, BYTES = 90, 2.5, 1_000_000  # what a lesson may take
@@ -53,7 +57,6 @@ class Lesson:
     path: Path
     brick: str | None  # the module that cells tagged `brick` go to
     cells: list  # of nbformat cells: source and kept metadata
-    earlier: str  # what the brick cells of earlier lessons hold, as a hash
 
     @property
     def name(self) -> str:
@@ -86,8 +89,20 @@ class Lesson:
 
     @property
     def metadata(self) -> dict:
-        brick = {"brick": self.brick} if self.brick else {}
-        return METADATA | brick | {"earlier_bricks": self.earlier}
+        return METADATA | ({"brick": self.brick} if self.brick else {})
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its code cells as one module. Raises BuildError."""
+        body = []
+        for index, cell in enumerate(self.cells):
+            try:
+                body += ast.parse(cell.source).body if cell.cell_type == "code" else []
+            except SyntaxError as error:
+                place = f"lessons/{self.path.name}, {where(index, cell)}"
+                message = f"{place}: {error.msg}; a cell holds plain Python."
+                raise BuildError(message) from None
+        return ast.Module(body, [])
 
 
 # ---------------------------------------------------------------- lessons
@@ -95,15 +110,15 @@ class Lesson:
 
 def read_lessons(root: Path) -> list[Lesson]:
     """All lessons in order. Raises BuildError if a brick has no name or two lessons."""
-    lessons, bricks = [], hashlib.sha256()
+    lessons = []
     for path in sorted((root / "lessons").glob("[0-9][0-9]_*.py")):
         notebook = jupytext.read(path, fmt="py:percent")
         for cell in notebook.cells:
             cell.source = cell.source.strip("\n")
             kept = {"tags", "jupyter", "slideshow"} & cell.metadata.keys()
             cell.metadata = {key: cell.metadata[key] for key in sorted(kept)}
-        name, earlier = notebook.metadata.get("brick"), bricks.hexdigest()[:12]
-        lesson = Lesson(path, name, notebook.cells, earlier)
+        name = notebook.metadata.get("brick")
+        lesson = Lesson(path, name, notebook.cells)
         if "" in lesson.bricks or name and name not in lesson.bricks:
             raise BuildError(
                 f"lessons/{path.name}: brick cells and a line `#   brick: NAME` under "
@@ -122,8 +137,6 @@ def read_lessons(root: Path) -> list[Lesson]:
                         f"lessons/{other.path.name}; choose another name."
                     )
         lessons.append(lesson)
-        for source in [s for cells in lesson.bricks.values() for s in cells.values()]:
-            bricks.update(source.encode() + b"\0")
     return lessons
 
 
@@ -157,8 +170,10 @@ def execute(lesson: Lesson) -> tuple[nbformat.NotebookNode, float, float | None]
     settings = folder.parent / ".jupyter" / "ipython"
     settings.mkdir(parents=True, exist_ok=True)
     places = {"PYTHONPATH": path, "IPYTHONDIR": str(settings)}
-    start = time.perf_counter()
+    tree, start = lesson.tree, time.perf_counter()
     with client.setup_kernel(env=os.environ | ENVIRONMENT | places):
+        ask = run_sync(partial(client.kc.execute_interactive, silent=True, allow_stdin=False))
+        ask(reads.WATCH)
         for index, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, index)
@@ -167,6 +182,10 @@ def execute(lesson: Lesson) -> tuple[nbformat.NotebookNode, float, float | None]
                 place = f"lessons/{lesson.path.name}, {where(index, cell)}"
                 raise BuildError(f"{place} failed:\n{message}") from None
         peak = peak_memory(client.km.provisioner.pid)
+        answer = ask("", user_expressions={"seen": reads.SEEN})
+    seen = answer["content"]["user_expressions"]["seen"]["data"]["text/plain"]
+    files = reads.seen(ast.literal_eval(seen), folder.parent)
+    notebook.metadata["reads"] = reads.Code(folder.parent).record(tree, files)
     return notebook, time.perf_counter() - start, peak
 
 
@@ -238,8 +257,8 @@ def tidy_outputs(outputs: list) -> list:
 # ---------------------------------------------------------------- checks
 
 
-def difference(lesson: Lesson, notebook) -> str | None:
-    """The first place where a stored notebook does not hold its lesson's cells."""
+def difference(lesson: Lesson, notebook, code: reads.Code) -> str | None:
+    """The first way in which a stored notebook is not what its lesson would give now."""
     pairs = zip(lesson.cells, notebook.cells, strict=False)
     for index, (ours, theirs) in enumerate(pairs):
         for part in ("cell_type", "source", "metadata"):
@@ -248,10 +267,16 @@ def difference(lesson: Lesson, notebook) -> str | None:
                 return f"{where(index, theirs)}: {found}"
     if len(notebook.cells) != len(lesson.cells):
         return f"{len(notebook.cells)} cells, the lesson has {len(lesson.cells)}"
-    if notebook.metadata.get("earlier_bricks") != lesson.earlier:
-        return "executed with other bricks of earlier lessons; build it"
-    if notebook.metadata != lesson.metadata:
-        return f"metadata: {first_difference(lesson.metadata, notebook.metadata)}"
+    metadata = dict(notebook.metadata)
+    read = metadata.pop("reads", None)
+    if not isinstance(read, dict):
+        return "does not say what it read; build it"
+    now = code.record(lesson.tree, read)
+    files = sorted(now.keys() | read.keys())
+    if other := [file for file in files if now.get(file) != read.get(file)]:
+        return f"executed with another {', '.join(other)}; build it"
+    if metadata != lesson.metadata:
+        return f"metadata: {first_difference(lesson.metadata, metadata)}"
     return None
 
 
@@ -303,7 +328,7 @@ def size_fault(size: int) -> list[str]:
 
 def check(root: Path, wanted: str | None = None) -> list[str]:
     """Every way in which notebooks and bricks are not what the lessons give."""
-    lessons = read_lessons(root)
+    lessons, code = read_lessons(root), reads.Code(root)
     findings = []
 
     def find(path: Path, faults: list[str]) -> None:
@@ -323,7 +348,7 @@ def check(root: Path, wanted: str | None = None) -> list[str]:
                     find(path, [first_difference(text, stored)])
         if notebook := stored_notebook(lesson):
             size = lesson.notebook.stat().st_size
-            find(lesson.notebook, [difference(lesson, notebook)])
+            find(lesson.notebook, [difference(lesson, notebook, code)])
             find(lesson.notebook, output_faults(lesson, notebook) + size_fault(size))
         else:
             find(lesson.notebook, ["missing or not a notebook; build it"])
@@ -385,18 +410,19 @@ def build(root: Path, wanted: str | None = None, everything: bool = False) -> li
     lessons = read_lessons(root)
     chosen = choose(lessons, wanted)
     texts = {x.name: brick_texts(x, lessons) for x in chosen}
-    stale, failed = [], []
     for lesson in chosen:
-        old = stored_notebook(lesson)
-        current = old and not difference(lesson, old) and not output_faults(lesson, old)
-        if current and not everything:
-            print(f"{lesson.name}: up to date")
-        else:
-            stale.append(lesson)
         for path, text in texts[lesson.name].items():
             if text != read(path):
                 write(path, text)
                 print(f"{lesson.name}: wrote {path.relative_to(root).as_posix()}")
+    stale, failed, code = [], [], reads.Code(root)
+    for lesson in chosen:
+        old = stored_notebook(lesson)
+        fault = not old or difference(lesson, old, code) or output_faults(lesson, old)
+        if fault or everything:
+            stale.append(lesson)
+        else:
+            print(f"{lesson.name}: up to date")
     for lesson in stale:
         try:
             print(build_notebook(lesson), flush=True)
@@ -423,7 +449,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.build",
         description="Build bricks and notebooks from lessons. A notebook is executed "
-        "when its cells changed, or the brick of a lesson before it.",
+        "when its cells changed, or what they read of utils/ and assets/.",
     )
     parser.add_argument("--lesson", metavar="03", help="only lessons that start so")
     parser.add_argument("--all", action="store_true", help="execute the unchanged too")
