@@ -2,8 +2,26 @@
 
 import re
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+# what to do, or what would be right
+REMEDY = re.compile(
+    r"[;,:] (add|check|choose|connect|delete|fetch|give|make|move|restore|run|save|scale|shorten|"
+    r"type|unset|use|write) |, e\.g\. |has exactly one |(are|is) (float|uint8) "
+)
+
+
+def refusal(action, *arguments, kind: type[ValueError] = ValueError) -> str:
+    """The sentence with which an action refuses its arguments: the thing, the cause, the remedy."""
+    with pytest.raises(kind) as error:
+        action(*arguments)
+    message = str(error.value)
+    assert message.isprintable() and len(message) < 300, message
+    assert REMEDY.search(message), message
+    assert kind is ValueError or message.endswith("."), message
+    return message
 
 
 def red_line(html: str) -> str:

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from test_clip import MERGES, TEXT, VIT, toy_pairs
 
 from benchmarks import clip, loss, report
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
-from utils.bricks.clip import CLIP, contrastive_loss
+from tests import tiny
+from utils.bricks.clip import contrastive_loss
 from utils.recipes import clip as recipes
 
 CPU = torch.device("cpu")
@@ -118,11 +118,11 @@ def test_the_memory_ratio_is_theirs_by_ours():
 
 # CLIP and the loss
 
-RECIPE = recipes.Recipe(image=VIT, text=TEXT, dim=16, merges=40)
+RECIPE = recipes.Recipe(image=tiny.VIT, text=tiny.TRANSFORMER, dim=tiny.DIM, merges=40)
 
 
 def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():
-    ours = CLIP(VIT, TEXT, MERGES, dim=16)
+    ours = tiny.model("clip")
     model = clip.twin(ours)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in ours.parameters())
     assert model.config._attn_implementation == "sdpa"
@@ -130,7 +130,7 @@ def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():
 
 
 def test_every_row_of_clip_is_measured():
-    rows = list(clip.rows(RECIPE, toy_pairs(), CPU, size=8, seconds=0.0))
+    rows = list(clip.rows(RECIPE, tiny.pairs(), CPU, size=8, seconds=0.0))
     names = list(clip.precisions(CPU))
     assert names[0] == "float32"
     assert [row.what for row in rows] == [
@@ -150,12 +150,12 @@ def test_another_model_is_not_raced(monkeypatch):
 
     monkeypatch.setattr(clip, "twin", other)
     with pytest.raises(ValueError, match="loss in float32: the results are"):
-        next(clip.rows(RECIPE, toy_pairs(), CPU, size=8, seconds=0.0))
+        next(clip.rows(RECIPE, tiny.pairs(), CPU, size=8, seconds=0.0))
 
 
 def test_a_training_step_changes_every_weight():
-    ours = CLIP(VIT, TEXT, MERGES, dim=16)
-    pictures, ids = clip.batch(toy_pairs(), ours, 8)
+    ours = tiny.model("clip")
+    pictures, ids = clip.batch(tiny.pairs(), ours, 8)
     before = {name: p.detach().clone() for name, p in ours.named_parameters()}
 
     def our_loss():

@@ -1,5 +1,6 @@
 """Checkpoints: written whole, verified when read, and one sentence for every fault."""
 
+import functools
 import json
 import os
 import pickle
@@ -9,35 +10,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests import helpers, tiny
 from utils import checkpoints
-from utils.bricks.clip import CLIP
 from utils.checkpoints import load, save
 from utils.data import emoji_hash
 from utils.paths import CHECKPOINTS, ROOT
 from utils.tensors import CheckpointError, fill, read, sha256, write
 
-IMAGE = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 32, "depth": 1, "heads": 2}
-TEXT = {"tower": "transformer", "context": 8, "width": 24, "depth": 1, "heads": 2}
-
-
-def small(seed: int = 0) -> CLIP:
-    torch.manual_seed(seed)
-    return CLIP(IMAGE, TEXT, [["a", "b"], ["c", "d</w>"]], dim=16)
+refusal = functools.partial(helpers.refusal, kind=CheckpointError)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder with a tiny `clip` and its card."""
-    save(small(), "clip", {"recipe": "clip"}, tmp_path)
+    save(tiny.model(), "clip", {"recipe": "clip"}, tmp_path)
     return tmp_path
-
-
-def refusal(action, *arguments) -> str:
-    with pytest.raises(CheckpointError) as error:
-        action(*arguments)
-    message = str(error.value)
-    assert message.endswith(".") and "\n" not in message
-    return message
 
 
 def reload(folder):
@@ -52,7 +39,7 @@ def recard(folder):
 
 
 def test_a_model_comes_back_rounded_to_fp16(folder):
-    clip, model = small(), reload(folder)
+    clip, model = tiny.model(), reload(folder)
     assert not model.training and model.config == clip.config
     for name, value in clip.state_dict().items():
         seen = model.state_dict()[name]
@@ -186,7 +173,7 @@ def test_weights_of_another_shape_are_named(folder):
 
 def test_a_missing_and_an_unknown_weight_are_named(folder):
     assert "lacks 'logit_scale'" in rewritten(folder, lambda t: t.pop("logit_scale"))
-    save(small(), "clip", {}, folder)
+    save(tiny.model(), "clip", {}, folder)
     message = rewritten(folder, lambda t: t.update(extra=torch.ones(1)))
     assert "unknown 'extra'" in message
 

@@ -10,43 +10,14 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, pipeline
 
-from utils import checkpoints, device, pictures
+from tests import helpers, tiny
+from tests.tiny import BAG, DIM, MERGES, PROMPTS, RESNET, TRANSFORMER, VIT
+from utils import device, pictures
 from utils.bricks.clip import CLIP, contrastive_loss, preprocess
-from utils.bricks.text_encoders import learn_merges
-from utils.data import Pairs
 from utils.doors.transformers import from_transformers, their_config, to_transformers
 from utils.recipes import clip as recipes
 from utils.recipes import engine
-
-PROMPTS = [
-    "a picture of a red fox",
-    "一幅红色的狐狸的画",
-    "",
-    "🦊",
-    "a very long caption " * 9,
-    "fox, red, animal",
-]
-MERGES = [list(pair) for pair in learn_merges(PROMPTS, 40)]
-VIT = {
-    "tower": "vit",
-    "image_size": 32,
-    "patch_size": 8,
-    "width": 32,
-    "depth": 2,
-    "heads": 2,
-}
-RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
-TEXT = {"tower": "transformer", "context": 16, "width": 24, "depth": 2, "heads": 3}
-
-
-def small(seed: int = 0, image=VIT, text=TEXT) -> CLIP:
-    """A random CLIP in which no bias is zero and no gain one."""
-    torch.manual_seed(seed)
-    clip = CLIP(image, text, MERGES, dim=16)
-    with torch.no_grad():
-        for parameter in clip.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return clip
+from utils.tensors import CheckpointError
 
 
 def theirs(clip: CLIP, **changes) -> CLIPModel:
@@ -76,7 +47,7 @@ def units(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_logits_loss_and_every_gradient_are_those_of_transformers(seed):
-    clip = small(seed).train()
+    clip = tiny.model("clip", seed).train()
     reference = theirs(clip)
     batch = torch.rand(len(PROMPTS), 3, 32, 32)
     out = forward_theirs(reference, clip, batch, PROMPTS, return_loss=True)
@@ -94,7 +65,7 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(seed):
 
 
 def test_pictures_and_prompts_need_not_be_equally_many():
-    clip = small().eval()
+    clip = tiny.model().eval()
     batch = torch.rand(3, 3, 32, 32)
     wanted = forward_theirs(theirs(clip), clip, batch, PROMPTS).logits_per_image
     assert wanted.shape == (3, len(PROMPTS))
@@ -104,7 +75,7 @@ def test_pictures_and_prompts_need_not_be_equally_many():
 @pytest.mark.parametrize("ours, other", [("quick_gelu", "gelu"), ("gelu", "quick_gelu")])
 def test_the_wrong_activation_is_noticed(ours, other):
     words = {"activation": ours}
-    clip = small(image=VIT | words, text=TEXT | words).eval()
+    clip = tiny.model(tiny.clip(VIT | words, TRANSFORMER | words)).eval()
     batch = torch.rand(6, 3, 32, 32)
     right = forward_theirs(theirs(clip), clip, batch, PROMPTS).logits_per_image
     wrong = forward_theirs(theirs(clip, hidden_act=other), clip, batch, PROMPTS).logits_per_image
@@ -114,7 +85,7 @@ def test_the_wrong_activation_is_noticed(ours, other):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_go_there_and_come_back(seed):
-    clip = small(seed)
+    clip = tiny.model("clip", seed)
     state = clip.state_dict()
     back = from_transformers(to_transformers(state), list(state))
     assert back.keys() == state.keys()
@@ -122,11 +93,11 @@ def test_weights_go_there_and_come_back(seed):
 
 
 def test_their_weights_come_here():
-    other = theirs(small(1))
+    other = theirs(tiny.model("clip", 1))
     torch.manual_seed(2)
     for parameter in other.parameters():
         parameter.data.normal_(std=0.3)
-    clip = small(3).eval()
+    clip = tiny.model("clip", 3).eval()
     clip.load_state_dict(from_transformers(other.state_dict(), list(clip.state_dict())))
     batch = torch.rand(4, 3, 32, 32)
     wanted = forward_theirs(other, clip, batch, PROMPTS).logits_per_image
@@ -134,7 +105,7 @@ def test_their_weights_come_here():
 
 
 def test_preprocessing_is_transformers_own(tmp_path):
-    clip = small()
+    clip = tiny.model()
     clip.save_pretrained(tmp_path)
     processor = CLIPProcessor.from_pretrained(tmp_path).image_processor
     for height, width in [(32, 32), (500, 333), (45, 90), (20, 20)]:
@@ -151,7 +122,7 @@ def test_preprocessing_is_transformers_own(tmp_path):
 
 
 def test_projections_have_no_bias_and_the_scale_starts_at_one_over_007():
-    clip = CLIP(VIT, TEXT, MERGES, dim=16)
+    clip = CLIP(VIT, TRANSFORMER, MERGES, DIM)
     assert clip.image_projection.bias is None and clip.text_projection.bias is None
     assert clip.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
     assert clip.logit_scale.requires_grad and clip.logit_scale.ndim == 0
@@ -161,26 +132,25 @@ def test_projections_have_no_bias_and_the_scale_starts_at_one_over_007():
     "value, kept", [(-1.0, 0.0), (0.5, 0.5), (4.0, 4.0), (7.0, math.log(100))]
 )
 def test_the_scale_is_clamped_between_1_and_100(value, kept):
-    clip = small()
+    clip = tiny.model()
     clip.logit_scale.data.fill_(value)
     clip.clamp_scale()
     assert clip.logit_scale.item() == pytest.approx(kept)
 
 
-@pytest.mark.parametrize("image", [VIT, RESNET])
-@pytest.mark.parametrize("text", [TEXT, {"tower": "bag_of_words", "context": 16, "width": 24}])
-def test_every_pair_of_towers_gives_unit_vectors(image, text):
-    clip = small(image=image, text=text).eval()
+@pytest.mark.parametrize("name", ["clip", "clip_resnet", "clip_bag", "clip_resnet_bag"])
+def test_every_pair_of_towers_gives_unit_vectors(name):
+    clip = tiny.model(name).eval()
     for size in (32, 50):
         vectors = clip.encode_image(torch.rand(3, 3, size, size + 4))
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
     vectors = clip.encode_text(PROMPTS)
-    assert vectors.shape == (len(PROMPTS), 16)
+    assert vectors.shape == (len(PROMPTS), DIM)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(PROMPTS)))
 
 
 def test_grouping_prompts_by_length_changes_nothing():
-    clip = small().eval()
+    clip = tiny.model().eval()
     prompts = [("fox " * (i % 9)).strip() + str(i) for i in range(70)]
     ids = clip.tokenizer(prompts)
     grouped = clip.encode_tokens(ids)  # 64 prompts or more
@@ -194,7 +164,7 @@ def test_grouping_prompts_by_length_changes_nothing():
 
 @pytest.mark.parametrize("count", [5, 80])
 def test_what_stands_after_end_does_not_matter(count):
-    clip = small().eval()
+    clip = tiny.model().eval()
     ids = clip.tokenizer((PROMPTS[:4] * 20)[:count])
     ends = (ids == clip.tokenizer.end).int().argmax(-1, keepdim=True)
     noise = torch.randint(0, clip.tokenizer.start, ids.shape)
@@ -281,7 +251,7 @@ def test_pairs_of_other_shapes_are_refused():
 def test_chunks_with_cached_gradients_equal_the_whole_batch():
     """GradCache: first vectors without a graph, then a second pass with their gradients."""
     batch, prompts = torch.rand(12, 3, 32, 32), [f"fox number {i}" for i in range(12)]
-    full, chunked, naive = small(), small(), small()
+    full, chunked, naive = tiny.model(), tiny.model(), tiny.model()
     contrastive_loss(
         full.encode_image(batch), full.encode_text(prompts), full.logit_scale.exp()
     ).backward()
@@ -314,22 +284,12 @@ def test_chunks_with_cached_gradients_equal_the_whole_batch():
 
 # Several processes
 
-COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone", "concept")
-
-
-def toy_pairs(n: int = 24) -> Pairs:
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    rows = [(f"fox {i}", f"狐狸{i}", ["red"], ["红"], "noto", "none", str(i)) for i in range(n)]
-    table = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-    return Pairs(batch, table)
-
 
 def gradients_of_one_step() -> dict[str, torch.Tensor]:
-    recipe = recipes.Recipe(image=VIT, text=TEXT, dim=16, merges=40, batch=16, seed=3)
+    recipe = recipes.Recipe(image=VIT, text=TRANSFORMER, dim=DIM, merges=40, batch=16, seed=3)
     device.seed(recipe.seed)
-    clip = recipe.build(toy_pairs(), {})
-    recipe.losses(clip, toy_pairs(), {})[0](5).backward()
+    clip = recipe.build(tiny.pairs(), {})
+    recipe.losses(clip, tiny.pairs(), {})[0](5).backward()
     engine.average_gradients(clip)
     return {name: p.grad for name, p in clip.named_parameters()}
 
@@ -360,7 +320,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved CLIP and the CLIP itself."""
-    folder, clip = tmp_path_factory.mktemp("saved") / "new" / "clip", small(5).eval()
+    folder, clip = tmp_path_factory.mktemp("saved") / "new" / "clip", tiny.model("clip", 5).eval()
     clip.save_pretrained(folder)
     return folder, clip
 
@@ -404,7 +364,7 @@ def test_what_is_saved_comes_back(saved):
 
 
 def test_what_transformers_saves_comes_here(tmp_path):
-    clip = small(6).eval()
+    clip = tiny.model("clip", 6).eval()
     clip.save_pretrained(tmp_path / "a")
     theirs(clip).save_pretrained(tmp_path / "b")
     CLIPProcessor.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
@@ -417,21 +377,17 @@ def test_what_transformers_saves_comes_here(tmp_path):
 
 @pytest.mark.parametrize(
     "image, text",
-    [(RESNET, TEXT), (VIT, {"tower": "bag_of_words", "context": 16, "width": 24})],
+    [(RESNET, TRANSFORMER), (VIT, BAG)],
 )
 def test_towers_that_transformers_lacks_are_not_saved(image, text, tmp_path):
     with pytest.raises(ValueError, match="no counterpart of the towers") as error:
-        small(image=image, text=text).save_pretrained(tmp_path / "out")
+        tiny.model(tiny.clip(image, text)).save_pretrained(tmp_path / "out")
     assert image["tower"] in str(error.value) and text["tower"] in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 def refusal(source) -> str:
-    with pytest.raises(checkpoints.CheckpointError) as error:
-        CLIP.from_pretrained(source)
-    message = str(error.value)
-    assert message.endswith(".") and "\n" not in message
-    return message
+    return helpers.refusal(CLIP.from_pretrained, source, kind=CheckpointError)
 
 
 BROKEN = {
@@ -463,14 +419,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_folder_gets_one_sentence(fault, tmp_path):
-    small().save_pretrained(tmp_path / "clip")
+    tiny.model().save_pretrained(tmp_path / "clip")
     damage, named = BROKEN[fault]
     damage(tmp_path / "clip")
     assert named in refusal(tmp_path / "clip")
 
 
 def test_a_config_of_another_depth_is_noticed(tmp_path):
-    small().save_pretrained(tmp_path)
+    tiny.model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -478,7 +434,7 @@ def test_a_config_of_another_depth_is_noticed(tmp_path):
 
 
 def test_a_config_of_another_width_is_noticed(tmp_path):
-    small().save_pretrained(tmp_path)
+    tiny.model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["vision_config"]["intermediate_size"] = 40
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -487,7 +443,7 @@ def test_a_config_of_another_width_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "clip.ckpt"])
 def test_pickled_weights_are_refused_unread(name, tmp_path):
-    small().save_pretrained(tmp_path)
+    tiny.model().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / name)
     assert name in refusal(tmp_path) and "pickled" in refusal(tmp_path)
     assert "pickled" in refusal(str(tmp_path / name))
@@ -515,20 +471,20 @@ def sentence(error) -> str:
 @pytest.mark.parametrize("prompts", ["a cat", [b"a cat"], [None], [1, 2], ["a", ["b"]]])
 def test_prompts_are_a_list_of_strings(prompts):
     with pytest.raises(ValueError, match="list of strings") as error:
-        small().encode_text(prompts)
+        tiny.model().encode_text(prompts)
     sentence(error)
 
 
 def test_no_prompts_are_named():
     with pytest.raises(ValueError, match="there are no prompts") as error:
-        small().encode_text([])
+        tiny.model().encode_text([])
     sentence(error)
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\x00\x07\x1b[2J", "\ud800", "𓂀 ꙮ", "ab" * 50_000])
 def test_any_string_is_a_prompt(prompt):
-    vector = small().encode_text([prompt])
-    assert vector.shape == (1, 16) and vector.isfinite().all()
+    vector = tiny.model().encode_text([prompt])
+    assert vector.shape == (1, DIM) and vector.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -544,5 +500,5 @@ def test_any_string_is_a_prompt(prompt):
 )
 def test_pictures_of_another_kind_are_named(batch):
     with pytest.raises(ValueError, match="pictures are float") as error:
-        small().encode_image(batch)
+        tiny.model().encode_image(batch)
     assert str(tuple(batch.shape)) in sentence(error)

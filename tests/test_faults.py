@@ -27,41 +27,17 @@ from huggingface_hub.errors import HFValidationError
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import load_file, save_file
 
-from tests.helpers import red_line
+from tests import tiny
+from tests.helpers import REMEDY, red_line, refusal
 from utils import checkpoints, data, pictures, tensors, widgets
 from utils.bricks.clip import CLIP
-from utils.bricks.text_encoders import learn_merges
 from utils.bricks.zero_shot import class_vectors, classify
-
-ROOT = Path(__file__).parent.parent
-VIT = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 32, "depth": 2, "heads": 2}
-TEXT = {"tower": "transformer", "context": 16, "width": 24, "depth": 2, "heads": 2}
-MERGES = learn_merges(["a picture of a cat", "a drawing of a dog"], 20)
-# what to do, or what would be right
-REMEDY = re.compile(
-    r"[;,:] (add|check|choose|connect|delete|fetch|give|make|move|restore|run|save|scale|shorten|"
-    r"type|unset|use|write) |, e\.g\. |has exactly one |are float "
-)
-
-
-def small() -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(VIT, TEXT, [list(pair) for pair in MERGES], dim=16).eval()
-
-
-def refusal(action, *arguments) -> str:
-    """The sentence with which an action refuses its arguments."""
-    with pytest.raises(ValueError) as error:
-        action(*arguments)
-    message = str(error.value)
-    assert message.isprintable() and len(message) < 300, message
-    assert REMEDY.search(message), message
-    return message
+from utils.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def clip() -> CLIP:
-    return small()
+    return tiny.model().eval()
 
 
 # Pictures
@@ -246,7 +222,7 @@ def test_an_endless_error_is_cut():
 def test_any_string_becomes_a_vector_that_company_does_not_change(prompt, clip):
     with torch.no_grad():
         alone, pair = clip.encode_text([prompt]), clip.encode_text([prompt, "a cat"])
-    assert alone.shape == (1, 16) and alone.isfinite().all()
+    assert alone.shape == (1, tiny.DIM) and alone.isfinite().all()
     torch.testing.assert_close(pair[:1], alone, atol=1e-5, rtol=0)
 
 
@@ -356,7 +332,7 @@ def shipped(folder: Path) -> CLIP:
 
 def forged(folder: Path, change=lambda tensors: None, metadata: dict | None = None) -> None:
     """A checkpoint changed as by someone who changes its card, too."""
-    checkpoints.save(small(), "clip", {}, folder)
+    checkpoints.save(tiny.model(), "clip", {}, folder)
     path = folder / "clip.safetensors"
     named, kept = tensors.read(path)
     change(named)
@@ -364,7 +340,8 @@ def forged(folder: Path, change=lambda tensors: None, metadata: dict | None = No
     (folder / "clip.json").write_text(json.dumps({"sha256": tensors.sha256(path)}))
 
 
-CONFIG = {"image": VIT, "text": TEXT, "merges": MERGES, "dim": 16}
+VIT = tiny.VIT
+CONFIG = tiny.model().config
 
 
 @pytest.mark.parametrize(
@@ -465,7 +442,7 @@ ALTERED = {
 
 @pytest.mark.parametrize("fault", ALTERED)
 def test_an_altered_folder_gets_one_sentence(fault, tmp_path):
-    small().save_pretrained(tmp_path)
+    tiny.model().save_pretrained(tmp_path)
     ALTERED[fault](tmp_path)
     message = refusal(CLIP.from_pretrained, tmp_path)
     assert re.search(r"config\.json|model\.safetensors", message)
@@ -645,9 +622,9 @@ def test_a_full_disk_leaves_the_old_files_and_no_others(write, tmp_path, monkeyp
             return checkpoints.save(model, "clip", {}, tmp_path)
         return model.save_pretrained(tmp_path)
 
-    go(small())
+    go(tiny.model())
     before = contents(tmp_path)
-    other = small()
+    other = tiny.model()
     other.logit_scale.data += 1
     with monkeypatch.context() as patch:
         patch.setattr(tensors, "save_file", half(tensors.save_file))
@@ -662,8 +639,8 @@ def test_a_full_disk_leaves_the_old_files_and_no_others(write, tmp_path, monkeyp
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_place_that_is_no_folder_is_named(place, tmp_path):
     (tmp_path / "file").write_text("mine")
-    refusal(checkpoints.save, small(), "clip", {}, tmp_path / place)
-    refusal(small().save_pretrained, tmp_path / place)
+    refusal(checkpoints.save, tiny.model(), "clip", {}, tmp_path / place)
+    refusal(tiny.model().save_pretrained, tmp_path / place)
     assert contents(tmp_path) == {"file": b"mine"}
 
 
@@ -693,7 +670,7 @@ def trapped(folder: Path):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "merges.txt"])
 def test_a_pickle_in_a_model_folder_is_refused_unread(name, tmp_path):
     model = tmp_path / "model"
-    small().save_pretrained(model)
+    tiny.model().save_pretrained(model)
     with trapped(tmp_path) as content:
         if name == "pytorch_model.bin":
             (model / "model.safetensors").unlink()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import helpers
 from utils import pictures
 from utils.pictures import PictureError, read, to_pil, to_tensor
 
@@ -39,11 +40,7 @@ def spotted(mode: str = "RGB") -> Image.Image:
 
 
 def refusal(source, name: str = "") -> str:
-    with pytest.raises(PictureError) as error:
-        read(source, name)
-    message = str(error.value)
-    assert message.endswith(".") and "\n" not in message
-    return message
+    return helpers.refusal(read, source, name, kind=PictureError)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG"])

@@ -22,34 +22,23 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from tests import tiny
+from tests.tiny import DIM, RESNET, TRANSFORMER, VIT
 from tools import pretrain
 from utils import checkpoints, tensors
 from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
-from utils.data import LANGUAGES, Pairs, augment, emoji_hash
+from utils.data import LANGUAGES, augment, emoji_hash
 from utils.recipes import clip, engine
 
 STEPS = 40
-VIT = {"tower": "vit", "image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
-RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
-TEXT = {"tower": "transformer", "context": 16, "width": 24, "depth": 1, "heads": 2}
-TINY = {"text": TEXT, "dim": 16, "merges": 40, "steps": STEPS, "batch": 16, "warmup": 4}
+TINY = {"text": TRANSFORMER, "dim": DIM, "merges": 40, "steps": STEPS, "batch": 16, "warmup": 4}
 RECIPES = {
     "vit": clip.Recipe(image=VIT | {"keep": 0.5}, seed=3, **TINY),
     "resnet": clip.Recipe(image=RESNET, small=24, small_share=0.5, seed=4, **TINY),
     "whole_vit": clip.Recipe(image=VIT, **TINY | {"steps": 4}),
     "short": clip.Recipe(image=VIT, **TINY | {"steps": 2}),
 }
-COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone", "concept")
-
-
-def toy_pairs(split: str = "train") -> Pairs:
-    generator = torch.Generator().manual_seed(len(split))
-    pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    rows = [(f"fox {i}", f"狐狸{i}", ["red"], ["红"], "noto", "none", str(i)) for i in range(24)]
-    table = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
-    return Pairs(pictures, table)
-
 
 def die(name: str, count: int) -> None:
     """Make the `count`-th call of `tensors.NAME` (or `checkpoints.NAME`) a SIGKILL."""
@@ -83,7 +72,7 @@ def main() -> None:
     if "EXACT" in os.environ:  # bfloat16 makes large differences of small ones
         devices.half_precision = lambda device: contextlib.nullcontext()
         torch.Tensor.bfloat16 = torch.Tensor.float
-    pretrain.RECIPES, engine.load_emoji = RECIPES, toy_pairs
+    pretrain.RECIPES, engine.load_emoji = RECIPES, tiny.pairs
     runs = Path(sys.argv[-1]) / "runs"
     engine.pretrain = functools.partial(engine.pretrain, runs=runs, save_every=0)
     pretrain.main()
@@ -187,7 +176,7 @@ def test_two_processes_train_as_one(tmp_path):
     finish(start("whole_vit", tmp_path / "two", *launcher, EXACT="1", **loopback))
     one, two = (result("whole_vit", tmp_path / folder)[1] for folder in ("one", "two"))
     names = [name for name in one if name.startswith(("model.", "average."))]
-    assert len(names) == 2 * len(CLIP(VIT, TEXT, [], 16).state_dict())
+    assert len(names) == 2 * len(CLIP(VIT, TRANSFORMER, [], DIM).state_dict())
     for name in names:
         # keys' biases do nothing: their gradient is rounding, and Adam makes it large
         tolerance = 1e-3 if name.endswith("qkv.bias") else 1e-5
@@ -200,7 +189,7 @@ def test_two_processes_train_as_one(tmp_path):
 @pytest.fixture
 def toys(monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", "cpu")
-    monkeypatch.setattr(engine, "load_emoji", toy_pairs)
+    monkeypatch.setattr(engine, "load_emoji", tiny.pairs)
 
 
 def run(folder: Path, name: str = "short", **changes) -> dict:
@@ -229,7 +218,7 @@ def test_the_card_tells_what_was_done(toys, tmp_path):
     }
     # the figures are those of the rounded weights that are on the disk
     model = checkpoints.load("clip", torch.device("cpu"), tmp_path)
-    splits = {split: toy_pairs(split) for split in ("train", "unseen")}
+    splits = {split: tiny.pairs(split) for split in ("train", "unseen")}
     assert RECIPES["short"].evaluate(model, splits, {}) == card["metrics"]
 
 
@@ -279,7 +268,8 @@ def test_the_state_of_another_data_set_is_refused(begun, monkeypatch):
 
 
 def test_the_state_of_other_bricks_is_refused(begun, monkeypatch):
-    monkeypatch.setattr(clip.Recipe, "build", lambda *_: CLIP(VIT | {"depth": 1}, TEXT, [], dim=16))
+    shallow = CLIP(VIT | {"depth": 1}, TRANSFORMER, [], DIM)
+    monkeypatch.setattr(clip.Recipe, "build", lambda *_: shallow)
     assert "is not a whole state of this model" in refusal(begun)
 
 
@@ -357,8 +347,8 @@ def test_cached_gradients_equal_the_whole_batch_to_1e_10(monkeypatch):
     """GradCache in float64: vectors without a graph first, then again with their gradients."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.manual_seed(0)
-    whole = CLIP(VIT, TEXT, [], dim=16).double()
-    parts = CLIP(VIT, TEXT, [], dim=16).double()
+    whole = CLIP(VIT, TRANSFORMER, [], DIM).double()
+    parts = CLIP(VIT, TRANSFORMER, [], DIM).double()
     parts.load_state_dict(whole.state_dict())
     pictures, prompts = torch.rand(12, 3, 32, 32).double(), [f"fox {i}" for i in range(12)]
 
@@ -380,7 +370,7 @@ def test_cached_gradients_equal_the_whole_batch_to_1e_10(monkeypatch):
 
 def test_unseen_changes_no_weight(toys, tmp_path, monkeypatch):
     def other(split):
-        pairs = toy_pairs("train" if split == "train" else "another")
+        pairs = tiny.pairs("train" if split == "train" else "another")
         owls = pairs.table | {"label_en": ["owl"] * 24}
         return pairs if split == "train" else replace(pairs, table=owls)
 
@@ -408,7 +398,7 @@ def test_the_scale_is_clamped_after_every_step(toys, tmp_path, monkeypatch):
 
 
 def test_accuracy_is_counted_as_by_hand(monkeypatch):
-    pairs, eye = toy_pairs().take([*range(24), 0, 1]), torch.eye(24)
+    pairs, eye = tiny.pairs().take([*range(24), 0, 1]), torch.eye(24)
     vectors = eye[[*range(12), *[0] * 14]]  # from the twelfth on, all look like concept 0
 
     def classes(_, labels, templates):
@@ -417,17 +407,17 @@ def test_accuracy_is_counted_as_by_hand(monkeypatch):
 
     monkeypatch.setattr(clip, "image_vectors", lambda *_: vectors)
     monkeypatch.setattr(clip, "class_vectors", classes)
-    found = RECIPES["short"].evaluate(CLIP(VIT, TEXT, [], 16), {"toys": pairs}, {})
+    found = RECIPES["short"].evaluate(CLIP(VIT, TRANSFORMER, [], DIM), {"toys": pairs}, {})
     assert (found["toys_en_top1"], found["toys_zh_top1"]) == (50.0, 3.8)  # 13 and 1 of 26
 
 
 def test_a_step_sees_changed_pictures_and_both_languages(monkeypatch):
-    model, recipe = CLIP(VIT, TEXT, [], 16), RECIPES["whole_vit"]
+    model, recipe = CLIP(VIT, TRANSFORMER, [], DIM), RECIPES["whole_vit"]
     kind, pictures, captions = type(model.tokenizer), [], []
     real = kind.__call__
     monkeypatch.setattr(kind, "__call__", lambda self, x: captions.extend(x) or real(self, x))
     monkeypatch.setattr(clip, "augment", lambda p, g: pictures.append(p) or augment(p, g))
-    recipe.losses(model, toy_pairs(), {})[0](0)
+    recipe.losses(model, tiny.pairs(), {})[0](0)
     assert [p.shape for p in pictures] == [(recipe.batch, 3, 32, 32)]
     chinese = [bool(re.search("[一-鿿]", text)) for text in captions]
     assert chinese == [False] * recipe.batch + [True] * recipe.batch

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests import tiny
 from utils import tensors, training
-from utils.bricks.clip import CLIP
 from utils.recipes import clip
 from utils.tensors import CheckpointError
 from utils.training import (
@@ -24,15 +24,6 @@ from utils.training import (
     save_state,
     trapezoid,
 )
-
-RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
-VIT = {"tower": "vit", "image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2}
-TEXT = {"tower": "transformer", "context": 8, "width": 16, "depth": 1, "heads": 2}
-
-
-def small(image=VIT) -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(image, TEXT, [], dim=8)
 
 
 class Net(nn.Module):
@@ -102,9 +93,9 @@ def test_adamw_leaves_gains_and_biases_undecayed():
     assert len(decayed["params"]) + len(others["params"]) == len(list(net.parameters()))
 
 
-@pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_every_parameter_has_one_optimizer(tower):
-    model = small({"vit": VIT, "resnet": RESNET}[tower])
+@pytest.mark.parametrize("name, tower", [("clip", "vit"), ("clip_resnet", "resnet")])
+def test_every_parameter_has_one_optimizer(name, tower):
+    model = tiny.model(name)
     optimizer = MuonAdamW(by_role(model, clip.ROLES[tower]), 1e-3, 1e-2, 0.1)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in held) == sum(p.numel() for p in model.parameters())
@@ -113,7 +104,7 @@ def test_every_parameter_has_one_optimizer(tower):
 
 
 def test_muon_has_the_hidden_matrices_only():
-    model = small()
+    model = tiny.model("clip")
     roles = by_role(model, clip.ROLES["vit"])
     names = {id(p): name for name, p in model.named_parameters()}
     matrices, edges, gains = ({names[id(p)] for p in roles[r]} for r in ("matrix", "edge", "gain"))

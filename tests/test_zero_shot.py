@@ -6,16 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import tiny
 from utils.bricks import zero_shot
 from utils.bricks.clip import CLIP
 
 
 @pytest.fixture(scope="module")
 def clip() -> CLIP:
-    torch.manual_seed(0)
-    image = {"tower": "vit", "image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2}
-    text = {"tower": "transformer", "width": 16, "depth": 1, "heads": 2, "context": 16}
-    return CLIP(image, text, [], dim=8).eval()
+    return tiny.model("clip").eval()
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
