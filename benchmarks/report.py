@@ -4,11 +4,13 @@ import datetime
 import os
 import platform
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import torch
-import transformers
 
+from benchmarks import modules
 from benchmarks.measure import FEWEST, WARM_UP, Row
 from utils.machine import cores
 
@@ -21,31 +23,25 @@ Close other programs first.
 
 The ratio is theirs by ours: above 1, ours is faster or needs less memory.
 
-{table}
-
 {machine}
 
-## How it is measured
+{sections}
+## How all of it is measured
 - Both sides get the same weights and the same batch, and must give the same result
-  before anything is timed: logits and loss within 0.0001 in float32, 0.1 in bfloat16.
+  before anything is timed.
 - Time: after {warm_up} warm-up runs each, both run in turns in one process, at least {fewest} times
   each. `ours` and `theirs` are medians; the ratio is the median of the ratios of
   neighbouring runs, which a busy machine disturbs little. The middle half of those
   ratios is the last column.
-- CLIP has the shape of the recipe `clip` in `utils/pretrain.py`, and the image tower sees
-  all patches. Theirs is `transformers.CLIPModel`, loaded from the folder that
-  `save_pretrained` writes, with its default attention. Both get the same ids, padded to
-  the longest caption of the batch and without an attention mask, which gives the library
-  least to do. Its pictures are normalised beforehand; ours are normalised in the step.
-- A training step is forward, loss, backward and a step of the same fused AdamW. bfloat16
-  means autocast, as the course trains where the machine multiplies it in hardware.
-- Logits are those of both encoders, without gradients.
-- The loss is that of vectors {dim} wide, against two calls of `F.cross_entropy` on the same
-  matrix of logits, with the gradients of pictures, texts and scale.
 - Peak memory is the most that tensors hold at one moment, above the inputs. On a CPU it
   is the running sum of what torch's profiler sees allocated and freed, so it leaves out
   the working space of the matrix library; on CUDA it is `max_memory_allocated`.
 """
+SECTION = """\
+## {title}
+{table}
+
+{method}"""
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -70,21 +66,28 @@ def processor() -> str:
 
 
 def machine(device: torch.device) -> str:
-    """Date, device, CPU, versions."""
+    """Date, device, CPU, versions of all that is measured."""
     name = device.type
     if device.type == "cuda":
         name += f" ({torch.cuda.get_device_name(device)})"
+    libraries = dict.fromkeys(["torch", *(name for m in modules() for name in m.LIBRARIES)])
+    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
     return (
         f"Measured on {datetime.date.today():%Y-%m-%d}, device {name}: "
         f"{processor()}, {cores()} cores of which torch uses {torch.get_num_threads()}, "
         f"{platform.system()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}."
+        f"{versions}."
     )
 
 
-def page(rows: Iterable[Row], dim: int, device: torch.device) -> str:
+def page(measured: dict[ModuleType, list[Row]], machine: str) -> str:
+    """The whole page: a section a module, with its rows and its method."""
+    sections = [
+        SECTION.format(title=module.TITLE, table=table(rows), method=module.METHOD)
+        for module, rows in measured.items()
+    ]
     return PAGE.format(
-        table=table(rows), machine=machine(device), warm_up=WARM_UP, fewest=FEWEST, dim=dim
+        machine=machine, sections="\n".join(sections), warm_up=WARM_UP, fewest=FEWEST
     )
 
 

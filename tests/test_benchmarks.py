@@ -1,18 +1,22 @@
 """The benchmarks: fair turns, right medians, no race between unequal results, a whole page."""
 
+import importlib.util
+import inspect
+import itertools
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import clip, loss, report
+from benchmarks import MODULES, clip, loss, modules, report
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
 from tests import tiny
 from utils.bricks.clip import contrastive_loss
 from utils.recipes import clip as recipes
 
 CPU = torch.device("cpu")
-PAGE = report.Path(report.__file__).with_name("README.md")
+PAGE = Path(report.__file__).with_name("README.md")
 
 
 class Clock:
@@ -130,7 +134,7 @@ def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():
 
 
 def test_every_row_of_clip_is_measured():
-    rows = list(clip.rows(RECIPE, tiny.pairs(), CPU, size=8, seconds=0.0))
+    rows = list(clip.rows(CPU, 0.0, RECIPE, tiny.pairs(), size=8))
     names = list(clip.precisions(CPU))
     assert names[0] == "float32"
     assert [row.what for row in rows] == [
@@ -150,7 +154,7 @@ def test_another_model_is_not_raced(monkeypatch):
 
     monkeypatch.setattr(clip, "twin", other)
     with pytest.raises(ValueError, match="loss in float32: the results are"):
-        next(clip.rows(RECIPE, tiny.pairs(), CPU, size=8, seconds=0.0))
+        next(clip.rows(CPU, 0.0, RECIPE, tiny.pairs(), size=8))
 
 
 def test_a_training_step_changes_every_weight():
@@ -170,7 +174,7 @@ def test_a_training_step_changes_every_weight():
 
 
 def test_the_loss_is_measured_in_time_and_memory():
-    rows = list(loss.rows(CPU, (8, 64), dim=4, seconds=0.0))
+    rows = list(loss.rows(CPU, 0.0, (8, 64), dim=4))
     assert [row.unit for row in rows] == ["ms", "ms", "MB", "MB"]
     assert rows[1].what == "loss and gradients, 64 pairs"
     assert rows[3].what == "loss and gradients, 64 pairs: peak memory"
@@ -181,15 +185,15 @@ def test_the_loss_is_measured_in_time_and_memory():
 def test_another_loss_is_not_raced(monkeypatch):
     monkeypatch.setattr(loss, "contrastive_loss", lambda *a: 2 * contrastive_loss(*a))
     with pytest.raises(ValueError, match="loss of 8 pairs: the results are"):
-        next(loss.rows(CPU, (8,), dim=4, seconds=0.0))
+        next(loss.rows(CPU, 0.0, (8,), dim=4))
 
 
 # The page
 
 
-def parsed(text: str) -> list[dict]:
-    """The table's rows, read back."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+def parsed(section: str) -> list[Row]:
+    """The rows of a section's table, read back."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
     header, rule, *body = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
     assert header == ["what", "ours", "theirs", "ratio", "middle half"]
     assert all(re.fullmatch(r"-+:?|-+:", cell) for cell in rule)
@@ -197,17 +201,8 @@ def parsed(text: str) -> list[dict]:
     for what, *sides, ratio, half in body:
         (ours, unit), (theirs, other) = (side.replace(",", "").split() for side in sides)
         assert unit == other
-        low, high = map(float, half.split("–")) if half else (None, None)
-        rows.append(
-            {
-                "what": what,
-                "unit": unit,
-                "ours": float(ours),
-                "theirs": float(theirs),
-                "ratio": float(ratio),
-                "half": half and (low, high),
-            }
-        )
+        low_and_high = tuple(map(float, half.split("–"))) if half else None
+        rows.append(Row(what, unit, float(ours), float(theirs), float(ratio), low_and_high))
     return rows
 
 
@@ -216,17 +211,32 @@ def test_the_table_reads_back():
         Row("a step, 64 pairs", "ms", 1234.56, 2469.1, 2.0, (1.9, 2.125)),
         Row("memory", "MB", 0.5, 0.25, 0.5),
     ]
-    seen = parsed(report.page(rows, 256, CPU))
-    values = [(r["what"], r["unit"], r["ours"], r["theirs"], r["ratio"]) for r in seen]
-    assert values == [
-        ("a step, 64 pairs", "ms", 1234.6, 2469.1, 2.0),
-        ("memory", "MB", 0.5, 0.2, 0.5),
+    assert parsed(report.page({loss: rows}, "A machine.")) == [
+        Row("a step, 64 pairs", "ms", 1234.6, 2469.1, 2.0, (1.9, 2.12)),
+        Row("memory", "MB", 0.5, 0.2, 0.5),
     ]
-    assert [r["half"] for r in seen] == [(1.9, 2.12), ""]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.TITLE)
+def test_a_module_brings_its_section(module):
+    first, second, *settings = inspect.signature(module.rows).parameters.values()
+    assert (first.name, second.name) == ("device", "seconds")
+    assert all(setting.default is not setting.empty for setting in settings)
+    assert module.METHOD.startswith("- ") and module.METHOD.endswith(".\n")
+    assert max(map(len, module.METHOD.splitlines())) <= 100
+    assert all(importlib.util.find_spec(name) for name in module.LIBRARIES)
+    section = report.page({module: []}, "A machine.").split("## ")[1]
+    assert section.startswith(module.TITLE) and section.endswith(f"\n{module.METHOD}\n")
+
+
+def test_every_module_is_on_the_page():
+    files = {path.stem for path in PAGE.parent.glob("[!_]*.py")}
+    assert files - {"measure", "report"} == set(MODULES)
+    assert len({module.TITLE for module in modules()}) == len(MODULES)
 
 
 def test_the_page_names_machine_versions_and_date():
-    text = report.page([], 256, CPU)
+    text = report.page({module: [] for module in modules()}, report.machine(CPU))
     date = r"Measured on 20\d\d-\d\d-\d\d, device (cpu|cuda|mps)"
     assert re.search(date, text)
     assert f"torch {torch.__version__}, transformers " in text
@@ -246,23 +256,33 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="`make bench` has not been run")
-def test_the_shipped_page_is_whole():
+@pytest.fixture(scope="module")
+def shipped() -> dict:
+    """Each module with the rows that the shipped page has of it."""
+    sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:-1]
+    return dict(zip(modules(), map(parsed, sections), strict=True))
+
+
+def test_the_shipped_page_is_what_these_benchmarks_write(shipped):
     text = PAGE.read_text(encoding="utf-8")
-    rows = parsed(text)
-    assert "Measured on 20" in text
-    method = report.page([], recipes.RECIPES["clip"].dim, CPU).split("## How")[1]
-    assert text.endswith(method), "benchmarks/README.md is older than the benchmarks: make bench"
-    for beginning, count in [
-        ("training step of CLIP, ", 1),
-        ("logits of CLIP, ", 1),
-        ("loss and gradients, ", 6),
+    (machine,) = re.findall("^Measured on 20.*$", text, re.MULTILINE)
+    older = "benchmarks/README.md is older than the benchmarks: make bench"
+    assert report.page(shipped, machine) == text, older
+    assert "torch " in machine and "transformers " in machine
+
+
+def test_the_shipped_page_has_whole_rows(shipped):
+    for module, beginning, count in [
+        (clip, "training step of CLIP, ", 1),
+        (clip, "logits of CLIP, ", 1),
+        (loss, "loss and gradients, ", 6),
     ]:
-        assert sum(row["what"].startswith(beginning) for row in rows) >= count
-    for row in rows:
-        assert row["ours"] > 0 and row["theirs"] > 0 and row["ratio"] > 0
-        if row["unit"] == "ms":
-            low, high = row["half"]
-            assert low <= row["ratio"] <= high
-        elif row["ours"] > 10:  # rounding is small there
-            assert row["ratio"] == pytest.approx(row["theirs"] / row["ours"], abs=0.02)
+        assert sum(row.what.startswith(beginning) for row in shipped[module]) >= count
+    assert all(shipped.values())
+    for row in itertools.chain(*shipped.values()):
+        assert row.ours > 0 and row.theirs > 0 and row.ratio > 0
+        if row.unit == "ms":
+            low, high = row.half
+            assert low <= row.ratio <= high
+        elif row.ours > 10:  # rounding is small there
+            assert row.ratio == pytest.approx(row.theirs / row.ours, abs=0.02)
