@@ -13,7 +13,6 @@ from benchmarks import MODULES, clip, loss, modules, report
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
 from tests import tiny
 from utils.bricks.clip import contrastive_loss
-from utils.recipes import clip as recipes
 
 CPU = torch.device("cpu")
 PAGE = Path(report.__file__).with_name("README.md")
@@ -122,7 +121,7 @@ def test_the_memory_ratio_is_theirs_by_ours():
 
 # CLIP and the loss
 
-RECIPE = recipes.Recipe(image=tiny.VIT, text=tiny.TRANSFORMER, dim=tiny.DIM, merges=40)
+RECIPE = tiny.MODELS["clip"].recipe
 
 
 def test_the_twin_has_the_same_weights_and_runs_as_its_library_likes():

@@ -1,4 +1,7 @@
-"""A real browser runs lessons in JupyterLab, and types, uploads and pastes as a learner does."""
+"""A real browser runs every lesson in JupyterLab and moves every control that it finds there.
+
+A lesson is opened and run once; what is asked of it shares the page.
+"""
 
 import base64
 import contextlib
@@ -10,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +34,7 @@ pytestmark = [
 ]
 MINUTE = 60_000  # in milliseconds, as Playwright counts
 expect.set_options(timeout=MINUTE)
+LESSONS = sorted(path.stem for path in (ROOT / "lessons").glob("[0-9]*.py"))
 WELCOME, PROMPTING = "00_welcome", "04_zero_shot_prompting"
 
 RUN_ALL = """async () => {
@@ -47,6 +52,10 @@ SOURCES = """() => jupyterapp.shell.currentWidget.content.widgets.map(
 ERRORS = """() => jupyterapp.shell.currentWidget.content.widgets.flatMap(
     cell => cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.output_type === 'error').map(output => output.ename + output.evalue)"""
+VIEWS = """() => jupyterapp.shell.currentWidget.content.widgets.map(
+    cell => (cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
+    output => output.data?.['application/vnd.jupyter.widget-view+json']).length)"""
+SHUT_DOWN = "() => jupyterapp.serviceManager.sessions.shutdownAll()"
 SCROLL = "i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'smart')"
 PASTE = """(field, data) => {
     const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
@@ -59,11 +68,18 @@ PASTE = """(field, data) => {
 
 @dataclass
 class Lesson:
-    """A notebook in the browser, all of its cells run."""
+    """A notebook in the browser."""
 
     page: object
     log: Path
     said: list[str] = field(default_factory=list)
+
+    def cells(self) -> Iterator:
+        """Every cell, scrolled into view, with its widgets drawn."""
+        for i, views in enumerate(self.page.evaluate(VIEWS)):
+            cell = self.scrolled(i)
+            expect(cell.locator(".jp-OutputArea-output > .jupyter-widgets")).to_have_count(views)
+            yield cell
 
     def cell(self, pattern: str):
         """The first cell whose source has the pattern, scrolled into view."""
@@ -73,8 +89,7 @@ class Lesson:
 
     def scrolled(self, i: int):
         self.page.evaluate(SCROLL, i)  # what is out of sight may not be in the page
-        shown = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")  # others may be open
-        cell = shown.locator(f'.jp-Cell[data-windowed-list-index="{i}"]')
+        cell = self.page.locator(f'.jp-Cell[data-windowed-list-index="{i}"]')
         cell.wait_for(timeout=MINUTE)
         return cell
 
@@ -114,8 +129,8 @@ def serve(folder: Path) -> tuple[subprocess.Popen, str, str]:
 
 
 @pytest.fixture(scope="module")
-def lessons(tmp_path_factory):
-    """A function from a lesson's name to the lesson, opened and run once."""
+def lab(tmp_path_factory):
+    """A function that opens a lesson, in a JupyterLab that serves a copy of the course."""
     folder = tmp_path_factory.mktemp("course")
     for name in ("tools", "utils", "notebooks", "assets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -124,20 +139,13 @@ def lessons(tmp_path_factory):
     config = folder / ".jupyter" / "config" / "jupyter_lab_config.json"
     config.parent.mkdir(parents=True)
     config.write_text('{"LabApp": {"expose_app_in_browser": true}}', encoding="utf-8")
-    opened = {}
     server, address, token = serve(folder)
     try:
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(
                 executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
-
-            def lesson(name: str) -> Lesson:
-                if name not in opened:
-                    opened[name] = run(browser, f"{address}/lab", name, token, folder)
-                return opened[name]
-
-            yield lesson
+            yield lambda name: opened(browser, f"{address}/lab", name, token, folder / "log.txt")
             browser.close()
     finally:
         server.terminate()
@@ -147,10 +155,22 @@ def lessons(tmp_path_factory):
             server.kill()
 
 
-def run(browser, address: str, name: str, token: str, folder: Path) -> Lesson:
+@pytest.fixture(scope="module", params=LESSONS)
+def lesson(request, lab):
+    """A lesson, opened and run once for all that is asked of it."""
+    lesson = lab(request.param)
+    with explained(lesson):
+        done = lesson.page.evaluate(RUN_ALL)
+        assert done is True, (done, lesson.page.evaluate(ERRORS))
+    yield lesson
+    lesson.page.evaluate(SHUT_DOWN)  # else the memory of every lesson is held to the end
+    lesson.page.close()
+
+
+def opened(browser, address: str, name: str, token: str, log: Path) -> Lesson:
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(MINUTE)
-    lesson = Lesson(page, folder / "log.txt")
+    lesson = Lesson(page, log)
     page.on("console", lambda message: lesson.said.append(f"{message.type}: {message.text}"))
     page.on(
         "response",
@@ -166,8 +186,6 @@ def run(browser, address: str, name: str, token: str, folder: Path) -> Lesson:
             arg=path,
             timeout=3 * MINUTE,
         )
-        done = page.evaluate(RUN_ALL)
-        assert done is True, (done, page.evaluate(ERRORS))
     return lesson
 
 
@@ -186,10 +204,44 @@ def explained(lesson: Lesson):
         raise
 
 
-def changed(answer, before: str) -> str:
-    """The HTML of an answer once it is another."""
+# The field to paste into is HTML, too.
+ANSWERS = ".jp-OutputArea-output > .jupyter-widgets .widget-html-content:not(.paste *)"
+
+
+def test_every_widget_and_picture_shows(lesson):
+    with explained(lesson):
+        for cell in lesson.cells():
+            for fault in ("Error displaying widget", "model not found", "Traceback"):
+                expect(cell).not_to_contain_text(fault)
+            for image in cell.locator("img").all():
+                expect(image).not_to_have_js_property("naturalWidth", 0)
+            answers = cell.locator(ANSWERS)
+            waits = cell.get_by_role("button", name="Start", exact=True).count()
+            for answer in answers.all():
+                if not waits:
+                    expect(answer).not_to_be_empty()
+                expect(answer).not_to_contain_text("✗")
+            if answers.count():
+                expect(cell).not_to_contain_text("Run this cell to use it")
+
+
+# Every control
+
+CONTROLS = ".jupyter-widgets :is(input, select, textarea, button, .noUi-handle):visible"
+KIND = """node => node.matches('.noUi-handle') ? 'slider'
+    : node.matches('.widget-upload') ? 'upload'
+    : node.matches('.paste input') ? 'paste'
+    : node.matches('button') ? node.innerText : node.type"""
+ANSWER = """cell => [...cell.querySelectorAll('.widget-html-content, img.widget-image')].map(
+    node => node.src ?? node.innerHTML).join()"""
+VALUE = "node => node.getAttribute('aria-valuenow') ?? node.value"
+MISSING = "is not on disk"  # OpenAI's weights, where the learner has not fetched them
+
+
+def changed(part, before: str, read: str = "node => node.innerHTML") -> str:
+    """The HTML of an answer, or all answers of a cell, once it is another."""
     for _ in range(600):
-        if (now := answer.inner_html()) != before:
+        if (now := part.evaluate(read)) != before:
             return now
         time.sleep(0.1)
     raise AssertionError(f"the answer stays {before[:300]}")
@@ -204,33 +256,116 @@ def retype(box, words: str) -> None:
     box.press("Tab")
 
 
-@pytest.mark.parametrize("name", [WELCOME, PROMPTING])
-def test_every_widget_and_picture_shows(name, lessons):
-    lesson = lessons(name)
+def step(control) -> Callable[[], None]:
+    """A step up, or down from the top; returns the way back, as all that move do."""
+    keys, before = ["ArrowUp", "ArrowDown"], control.evaluate(VALUE)
+    control.press(keys[0])
+    if control.evaluate(VALUE) == before:
+        keys.reverse()
+        control.press(keys[0])
+    control.press("Tab")
+
+    def back() -> None:
+        control.press(keys[1])
+        control.press("Tab")
+
+    return back
+
+
+def reword(control) -> Callable[[], None]:
+    """Prompts the other way round, or another one; returns the way back."""
+    words = control.input_value()
+    separator = "\n" if "\n" in words else ";"
+    prompts = words.split(separator)
+    others = prompts[::-1] if len(prompts) > 1 else ["dog" if words == "cat" else "cat"]
+    retype(control, separator.join(others))
+    return lambda: retype(control, words)
+
+
+def choose(control) -> Callable[[], None]:
+    """The next of a list; returns the way back."""
+    here, count = control.evaluate("node => [node.selectedIndex, node.length]")
+    control.select_option(index=(here + 1) % count)
+    return lambda: control.select_option(index=here)
+
+
+def upload(control, content: bytes | None = None, name: str = "green.png") -> None:
+    with control.page.expect_file_chooser() as chooser:
+        control.click()
+    file = {"name": name, "mimeType": "image/png", "buffer": content or png("green")}
+    chooser.value.set_files(file)
+
+
+def paste(control, content: bytes | None = None) -> None:
+    control.evaluate(PASTE, base64.b64encode(content or png("yellow")).decode())
+
+
+def play(start) -> None:
+    """Start a film and, when its first picture shows, stop it."""
+    film = start.locator("xpath=../..")
+    stop = film.get_by_role("button", name="Stop", exact=True)
+    start.click()
+    expect(film.locator("img").first).to_be_visible()
+    stop.evaluate("button => button.click()")  # it may be over, and the button be dead
+    expect(stop).to_be_disabled()
+
+
+MOVES = {
+    "slider": step,
+    "number": step,
+    "text": reword,
+    "textarea": reword,
+    "select-one": choose,
+    "upload": upload,
+    "paste": paste,
+    "Start": play,
+}
+
+
+def test_every_control_changes_the_answer(lesson):
+    """There and, where there is a way, back, so that each meets the others at their defaults.
+
+    A film heeds its controls when it starts: there all are moved, and then it is started.
+    """
+    moved = 0
     with explained(lesson):
-        for i, source in enumerate(lesson.page.evaluate(SOURCES)):
-            cell = lesson.scrolled(i)
-            for fault in ("Error displaying widget", "model not found", "Traceback"):
-                expect(cell).not_to_contain_text(fault)
-            for image in cell.locator("img").all():
-                expect(image).not_to_have_js_property("naturalWidth", 0)
-            if "widgets.live(" in source:
-                answer = cell.locator(".widget-html-content").last
-                expect(answer).not_to_be_empty()
-                expect(answer).not_to_contain_text("✗")
-                expect(cell).not_to_contain_text("Run this cell to use it")
+        for cell in lesson.cells():
+
+            def good(before: str, cell=cell) -> str:
+                now = changed(cell, before, ANSWER)
+                assert "✗" not in now or MISSING in now, now[:500]
+                expect(cell).not_to_contain_text("Traceback")
+                return now
+
+            controls = [(c.evaluate(KIND), c) for c in cell.locator(CONTROLS).all()]
+            film = "Start" in dict(controls)
+            for kind, control in controls:
+                if kind == "Stop":
+                    continue  # pressed with Start
+                before = cell.evaluate(ANSWER)
+                back = MOVES[kind](control)
+                if kind == "Start" or not film:
+                    now = good(before)
+                    if back:
+                        back()
+                        good(now)
+                moved += 1
+    assert moved
+
+
+# A learner's hands
 
 
 @pytest.mark.parametrize(
-    "name, label, words, seen",
+    "lesson, label, words, seen",
     [
         (WELCOME, "keyword", "drink", "beer mug"),
         (PROMPTING, "Prompts", "a red apple\nseven wild dogs", "seven wild dogs"),
         (PROMPTING, "Search", "猫", "cat"),
     ],
+    indirect=["lesson"],
 )
-def test_typing_changes_the_answer(name, label, words, seen, lessons):
-    lesson = lessons(name)
+def test_typing_changes_the_answer(lesson, label, words, seen):
     with explained(lesson):
         box, answer = lesson.widget(label)
         count, before = len(lesson.page.evaluate(SOURCES)), answer.inner_html()
@@ -242,10 +377,11 @@ def test_typing_changes_the_answer(name, label, words, seen, lessons):
         assert len(lesson.page.evaluate(SOURCES)) == count  # no key went to the notebook
 
 
-@pytest.mark.parametrize("name, label", [(WELCOME, "keyword"), (PROMPTING, "Prompts")])
+@pytest.mark.parametrize(
+    "lesson, label", [(WELCOME, "keyword"), (PROMPTING, "Prompts")], indirect=["lesson"]
+)
 @pytest.mark.parametrize("words", ["", "zzzz " * 120])
-def test_a_typed_fault_is_one_red_line_and_can_be_mended(name, label, words, lessons):
-    lesson = lessons(name)
+def test_a_typed_fault_is_one_red_line_and_can_be_mended(lesson, label, words):
     with explained(lesson):
         box, answer = lesson.widget(label)
         retype(box, words or " ")
@@ -272,64 +408,34 @@ def noise(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_is_uploaded_or_pasted(lessons):
-    lesson = lessons(PROMPTING)
+@pytest.mark.parametrize("lesson", [PROMPTING], indirect=True)
+def test_a_picture_is_uploaded_or_pasted(lesson):
     with explained(lesson):
         cell = lesson.cell(r"widgets\.upload\(")
         answer = cell.locator(".widget-html-content").last
         button = cell.get_by_role("button", name=re.compile("Upload"))
 
-        def upload(name: str, content: bytes) -> str:
+        def uploaded(name: str, content: bytes) -> str:
             before = answer.inner_html()
-            with lesson.page.expect_file_chooser() as chooser:
-                button.click()
-            file = {"name": name, "mimeType": "image/png", "buffer": content}
-            chooser.value.set_files(file)
+            upload(button, content, name)
             return changed(answer, before)
 
-        def paste(content: bytes) -> str:
+        def pasted(content: bytes) -> str:
             before = answer.inner_html()
-            box = cell.get_by_label("Paste a picture")
-            box.evaluate(PASTE, base64.b64encode(content).decode())
+            paste(cell.get_by_label("Paste a picture"), content)
             return changed(answer, before)
 
-        red = upload("red.png", png("red"))
+        red = uploaded("red.png", png("red"))
         assert "<img" in red and red.count("<tr>") == 2
-        assert "✗ cut.png is damaged or cut short" in upload("cut.png", png("red")[:60])
-        blue = paste(png("blue"))
+        assert "✗ cut.png is damaged or cut short" in uploaded("cut.png", png("red")[:60])
+        blue = pasted(png("blue"))
         assert "<img" in blue and blue.count("<tr>") == 2 and blue != red
-        assert upload("red.png", png("red")) == red
-        assert paste(png("blue")) == blue
+        assert uploaded("red.png", png("red")) == red
+        assert pasted(png("blue")) == blue
         choice = cell.locator("select")
         expect(choice).to_have_value("")
         before = answer.inner_html()
         choice.select_option("drawn dog")
         assert changed(answer, before) not in (red, blue)
         # 14.5 MB, more than a server takes unless told to
-        assert "<img" in upload("photo.bmp", noise(2200))
-
-
-def test_every_slider_and_choice_changes_the_answer(lessons):
-    lesson = lessons(PROMPTING)
-    with explained(lesson):
-        retype(lesson.widget("Prompts")[0], "red heart\ntruck")  # one bar has no shares
-        moved = []
-        for i, source in enumerate(lesson.page.evaluate(SOURCES)):
-            if "widgets.live(" not in source:
-                continue
-            cell = lesson.scrolled(i)
-            answer = cell.locator(".widget-html-content").last
-            for control in cell.locator("select, .noUi-handle").all():
-                before = answer.inner_html()
-                if control.evaluate("node => node.tagName") == "SELECT":
-                    other = control.evaluate("node => (node.selectedIndex + 1) % node.length")
-                    control.select_option(index=other)
-                    moved.append("choice")
-                else:
-                    control.focus()
-                    control.press("ArrowRight")
-                    moved.append("slider")
-                now = changed(answer, before)
-                # only OpenAI's weights may be missing
-                assert "✗" not in now or "openai/clip-vit-base-patch32 is not on disk" in now
-        assert moved.count("choice") == 5 and moved.count("slider") == 1
+        assert "<img" in uploaded("photo.bmp", noise(2200))

@@ -1,21 +1,20 @@
-"""Checkpoints: written whole, verified when read, and one sentence for every fault."""
+"""Checkpoints: written whole or not at all, and read without running what they hold.
+
+What every shipped model is asked, such as what loading refuses, is in test_shipped.py.
+"""
 
 import functools
-import json
 import os
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tests import helpers, tiny
 from utils import checkpoints
 from utils.checkpoints import load, save
-from utils.data import emoji_hash
-from utils.paths import CHECKPOINTS, ROOT
-from utils.tensors import CheckpointError, fill, read, sha256, write
+from utils.tensors import CheckpointError, fill, read, write
 
 refusal = functools.partial(helpers.refusal, kind=CheckpointError)
 
@@ -25,32 +24,6 @@ def folder(tmp_path):
     """A folder with a tiny `clip` and its card."""
     save(tiny.model(), "clip", {"recipe": "clip"}, tmp_path)
     return tmp_path
-
-
-def reload(folder):
-    return load("clip", torch.device("cpu"), folder)
-
-
-def recard(folder):
-    """Make the card match the weights again, as someone who alters both would."""
-    card = json.loads((folder / "clip.json").read_text())
-    card["sha256"] = sha256(folder / "clip.safetensors")
-    (folder / "clip.json").write_text(json.dumps(card))
-
-
-def test_a_model_comes_back_rounded_to_fp16(folder):
-    clip, model = tiny.model(), reload(folder)
-    assert not model.training and model.config == clip.config
-    for name, value in clip.state_dict().items():
-        seen = model.state_dict()[name]
-        assert seen.dtype == value.dtype
-        assert torch.equal(seen, value.half().float())
-
-
-def test_the_card_has_the_hash_and_the_size(folder):
-    card, path = checkpoints.card("clip", folder), folder / "clip.safetensors"
-    assert card["name"] == "clip" and card["recipe"] == "clip"
-    assert card["sha256"] == sha256(path) and card["bytes"] == path.stat().st_size
 
 
 def test_whole_numbers_stay_whole(tmp_path):
@@ -116,68 +89,6 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
     assert "'clipp'" in message and "clip_resnet" in message
 
 
-@pytest.mark.parametrize("name", ["clip.json", "clip.safetensors"])
-def test_a_missing_file_is_named_with_the_remedy(name, folder):
-    (folder / name).unlink()
-    message = refusal(reload, folder)
-    assert name in message and "tools.pretrain clip" in message
-
-
-@pytest.mark.parametrize("text", ["", "{", '{"sha256": ', "\x00"])
-def test_a_broken_card_is_named(text, folder):
-    (folder / "clip.json").write_text(text)
-    assert "clip.json is not JSON" in refusal(reload, folder)
-
-
-def test_a_card_without_a_hash_verifies_nothing(folder):
-    (folder / "clip.json").write_text("{}")
-    assert "does not match its card" in refusal(reload, folder)
-
-
-@pytest.mark.parametrize("damage", ["cut", "one bit", "longer", "empty"])
-def test_altered_weights_are_noticed(damage, folder):
-    path = folder / "clip.safetensors"
-    data = bytearray(path.read_bytes())
-    if damage == "one bit":
-        data[-7] ^= 1
-    path.write_bytes({"cut": data[:-100], "longer": data + b"x", "empty": b""}.get(damage, data))
-    message = refusal(reload, folder)
-    assert "clip.safetensors does not match its card" in message
-    assert sha256(path)[:12] in message
-
-
-@pytest.mark.parametrize("keep", [0, 5, 500, -1])
-def test_a_cut_file_with_a_forged_card_is_refused(keep, folder):
-    path = folder / "clip.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
-    recard(folder)
-    assert "not a whole safetensors file" in refusal(reload, folder)
-
-
-def rewritten(folder, change) -> str:
-    tensors, metadata = read(folder / "clip.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "clip.safetensors", metadata)
-    recard(folder)
-    return refusal(reload, folder)
-
-
-def test_weights_of_another_shape_are_named(folder):
-    def widen(tensors):
-        tensors["text_projection.weight"] = torch.zeros(16, 25)
-
-    message = rewritten(folder, widen)
-    assert "text_projection.weight" in message
-    assert "(16, 25)" in message and "(16, 24)" in message
-
-
-def test_a_missing_and_an_unknown_weight_are_named(folder):
-    assert "lacks 'logit_scale'" in rewritten(folder, lambda t: t.pop("logit_scale"))
-    save(tiny.model(), "clip", {}, folder)
-    message = rewritten(folder, lambda t: t.update(extra=torch.ones(1)))
-    assert "unknown 'extra'" in message
-
-
 def test_a_refused_file_leaves_the_model_alone():
     model = nn.Linear(2, 2)
     before = model.weight.clone()
@@ -205,22 +116,3 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "none.safetensors is missing" in refusal(read, tmp_path / "none.safetensors")
     (tmp_path / "f.safetensors").mkdir()
     assert "f.safetensors" in refusal(read, tmp_path / "f.safetensors")
-
-
-SHIPPED = [name for name in checkpoints.MODELS if (CHECKPOINTS / f"{name}.json").exists()]
-
-
-def test_the_readme_says_what_the_cards_say():
-    found = [checkpoints.card(name)["metrics"]["unseen_en_top1"] for name in SHIPPED]
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"they name {found[0]:.0f} and {found[1]:.0f} % right" in text
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_model_loads_and_its_card_is_whole(name):
-    model, card = load(name), checkpoints.card(name)
-    assert not model.training
-    assert all(value.isfinite().all() for value in model.state_dict().values())
-    wanted = {"name", "recipe", "arguments", "steps", "minutes", "hardware", "torch", "data"}
-    assert wanted | {"templates", "metrics", "licence", "sha256", "bytes"} <= card.keys()
-    assert card["data"]["sha256"] == emoji_hash()

@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, pipeline
 
 from tests import helpers, tiny
-from tests.tiny import BAG, DIM, MERGES, PROMPTS, RESNET, TRANSFORMER, VIT
+from tests.tiny import BAG, DIM, PROMPTS, RESNET, TRANSFORMER, VIT
 from utils import device, pictures
 from utils.bricks.clip import CLIP, contrastive_loss, preprocess
 from utils.doors.transformers import from_transformers, their_config, to_transformers
-from utils.recipes import clip as recipes
 from utils.recipes import engine
 from utils.tensors import CheckpointError
+
+
+def small(seed: int = 0, image: dict = VIT, text: dict = TRANSFORMER) -> CLIP:
+    return tiny.model(tiny.clip(image, text), seed)
 
 
 def theirs(clip: CLIP, **changes) -> CLIPModel:
@@ -47,7 +50,7 @@ def units(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_logits_loss_and_every_gradient_are_those_of_transformers(seed):
-    clip = tiny.model("clip", seed).train()
+    clip = small(seed).train()
     reference = theirs(clip)
     batch = torch.rand(len(PROMPTS), 3, 32, 32)
     out = forward_theirs(reference, clip, batch, PROMPTS, return_loss=True)
@@ -65,7 +68,7 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(seed):
 
 
 def test_pictures_and_prompts_need_not_be_equally_many():
-    clip = tiny.model().eval()
+    clip = small().eval()
     batch = torch.rand(3, 3, 32, 32)
     wanted = forward_theirs(theirs(clip), clip, batch, PROMPTS).logits_per_image
     assert wanted.shape == (3, len(PROMPTS))
@@ -75,7 +78,7 @@ def test_pictures_and_prompts_need_not_be_equally_many():
 @pytest.mark.parametrize("ours, other", [("quick_gelu", "gelu"), ("gelu", "quick_gelu")])
 def test_the_wrong_activation_is_noticed(ours, other):
     words = {"activation": ours}
-    clip = tiny.model(tiny.clip(VIT | words, TRANSFORMER | words)).eval()
+    clip = small(image=VIT | words, text=TRANSFORMER | words).eval()
     batch = torch.rand(6, 3, 32, 32)
     right = forward_theirs(theirs(clip), clip, batch, PROMPTS).logits_per_image
     wrong = forward_theirs(theirs(clip, hidden_act=other), clip, batch, PROMPTS).logits_per_image
@@ -85,7 +88,7 @@ def test_the_wrong_activation_is_noticed(ours, other):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_go_there_and_come_back(seed):
-    clip = tiny.model("clip", seed)
+    clip = small(seed)
     state = clip.state_dict()
     back = from_transformers(to_transformers(state), list(state))
     assert back.keys() == state.keys()
@@ -93,11 +96,11 @@ def test_weights_go_there_and_come_back(seed):
 
 
 def test_their_weights_come_here():
-    other = theirs(tiny.model("clip", 1))
+    other = theirs(small(1))
     torch.manual_seed(2)
     for parameter in other.parameters():
         parameter.data.normal_(std=0.3)
-    clip = tiny.model("clip", 3).eval()
+    clip = small(3).eval()
     clip.load_state_dict(from_transformers(other.state_dict(), list(clip.state_dict())))
     batch = torch.rand(4, 3, 32, 32)
     wanted = forward_theirs(other, clip, batch, PROMPTS).logits_per_image
@@ -105,11 +108,12 @@ def test_their_weights_come_here():
 
 
 def test_preprocessing_is_transformers_own(tmp_path):
-    clip = tiny.model()
+    clip = small()
     clip.save_pretrained(tmp_path)
     processor = CLIPProcessor.from_pretrained(tmp_path).image_processor
     for height, width in [(32, 32), (500, 333), (45, 90), (20, 20)]:
-        picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        rng = torch.Generator().manual_seed(0)
+        picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=rng)
         wanted = processor(pictures.to_pil(picture), return_tensors="pt").pixel_values
         seen = preprocess(picture.unsqueeze(0) / 255, 32)
         assert seen.shape == wanted.shape == (1, 3, 32, 32)
@@ -122,7 +126,7 @@ def test_preprocessing_is_transformers_own(tmp_path):
 
 
 def test_projections_have_no_bias_and_the_scale_starts_at_one_over_007():
-    clip = CLIP(VIT, TRANSFORMER, MERGES, DIM)
+    clip = CLIP(VIT, TRANSFORMER, [], DIM)
     assert clip.image_projection.bias is None and clip.text_projection.bias is None
     assert clip.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
     assert clip.logit_scale.requires_grad and clip.logit_scale.ndim == 0
@@ -132,7 +136,7 @@ def test_projections_have_no_bias_and_the_scale_starts_at_one_over_007():
     "value, kept", [(-1.0, 0.0), (0.5, 0.5), (4.0, 4.0), (7.0, math.log(100))]
 )
 def test_the_scale_is_clamped_between_1_and_100(value, kept):
-    clip = tiny.model()
+    clip = small()
     clip.logit_scale.data.fill_(value)
     clip.clamp_scale()
     assert clip.logit_scale.item() == pytest.approx(kept)
@@ -150,7 +154,7 @@ def test_every_pair_of_towers_gives_unit_vectors(name):
 
 
 def test_grouping_prompts_by_length_changes_nothing():
-    clip = tiny.model().eval()
+    clip = small().eval()
     prompts = [("fox " * (i % 9)).strip() + str(i) for i in range(70)]
     ids = clip.tokenizer(prompts)
     grouped = clip.encode_tokens(ids)  # 64 prompts or more
@@ -164,7 +168,7 @@ def test_grouping_prompts_by_length_changes_nothing():
 
 @pytest.mark.parametrize("count", [5, 80])
 def test_what_stands_after_end_does_not_matter(count):
-    clip = tiny.model().eval()
+    clip = small().eval()
     ids = clip.tokenizer((PROMPTS[:4] * 20)[:count])
     ends = (ids == clip.tokenizer.end).int().argmax(-1, keepdim=True)
     noise = torch.randint(0, clip.tokenizer.start, ids.shape)
@@ -251,7 +255,7 @@ def test_pairs_of_other_shapes_are_refused():
 def test_chunks_with_cached_gradients_equal_the_whole_batch():
     """GradCache: first vectors without a graph, then a second pass with their gradients."""
     batch, prompts = torch.rand(12, 3, 32, 32), [f"fox number {i}" for i in range(12)]
-    full, chunked, naive = tiny.model(), tiny.model(), tiny.model()
+    full, chunked, naive = small(), small(), small()
     contrastive_loss(
         full.encode_image(batch), full.encode_text(prompts), full.logit_scale.exp()
     ).backward()
@@ -286,7 +290,7 @@ def test_chunks_with_cached_gradients_equal_the_whole_batch():
 
 
 def gradients_of_one_step() -> dict[str, torch.Tensor]:
-    recipe = recipes.Recipe(image=VIT, text=TRANSFORMER, dim=DIM, merges=40, batch=16, seed=3)
+    recipe = tiny.clip(VIT, TRANSFORMER, seed=3).recipe
     device.seed(recipe.seed)
     clip = recipe.build(tiny.pairs(), {})
     recipe.losses(clip, tiny.pairs(), {})[0](5).backward()
@@ -320,7 +324,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved CLIP and the CLIP itself."""
-    folder, clip = tmp_path_factory.mktemp("saved") / "new" / "clip", tiny.model("clip", 5).eval()
+    folder, clip = tmp_path_factory.mktemp("saved") / "new" / "clip", small(5).eval()
     clip.save_pretrained(folder)
     return folder, clip
 
@@ -364,7 +368,7 @@ def test_what_is_saved_comes_back(saved):
 
 
 def test_what_transformers_saves_comes_here(tmp_path):
-    clip = tiny.model("clip", 6).eval()
+    clip = small(6).eval()
     clip.save_pretrained(tmp_path / "a")
     theirs(clip).save_pretrained(tmp_path / "b")
     CLIPProcessor.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
@@ -381,7 +385,7 @@ def test_what_transformers_saves_comes_here(tmp_path):
 )
 def test_towers_that_transformers_lacks_are_not_saved(image, text, tmp_path):
     with pytest.raises(ValueError, match="no counterpart of the towers") as error:
-        tiny.model(tiny.clip(image, text)).save_pretrained(tmp_path / "out")
+        small(image=image, text=text).save_pretrained(tmp_path / "out")
     assert image["tower"] in str(error.value) and text["tower"] in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -419,14 +423,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_folder_gets_one_sentence(fault, tmp_path):
-    tiny.model().save_pretrained(tmp_path / "clip")
+    small().save_pretrained(tmp_path / "clip")
     damage, named = BROKEN[fault]
     damage(tmp_path / "clip")
     assert named in refusal(tmp_path / "clip")
 
 
 def test_a_config_of_another_depth_is_noticed(tmp_path):
-    tiny.model().save_pretrained(tmp_path)
+    small().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -434,7 +438,7 @@ def test_a_config_of_another_depth_is_noticed(tmp_path):
 
 
 def test_a_config_of_another_width_is_noticed(tmp_path):
-    tiny.model().save_pretrained(tmp_path)
+    small().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["vision_config"]["intermediate_size"] = 40
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -443,7 +447,7 @@ def test_a_config_of_another_width_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "clip.ckpt"])
 def test_pickled_weights_are_refused_unread(name, tmp_path):
-    tiny.model().save_pretrained(tmp_path)
+    small().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / name)
     assert name in refusal(tmp_path) and "pickled" in refusal(tmp_path)
     assert "pickled" in refusal(str(tmp_path / name))
@@ -471,19 +475,19 @@ def sentence(error) -> str:
 @pytest.mark.parametrize("prompts", ["a cat", [b"a cat"], [None], [1, 2], ["a", ["b"]]])
 def test_prompts_are_a_list_of_strings(prompts):
     with pytest.raises(ValueError, match="list of strings") as error:
-        tiny.model().encode_text(prompts)
+        small().encode_text(prompts)
     sentence(error)
 
 
 def test_no_prompts_are_named():
     with pytest.raises(ValueError, match="there are no prompts") as error:
-        tiny.model().encode_text([])
+        small().encode_text([])
     sentence(error)
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\x00\x07\x1b[2J", "\ud800", "𓂀 ꙮ", "ab" * 50_000])
 def test_any_string_is_a_prompt(prompt):
-    vector = tiny.model().encode_text([prompt])
+    vector = small().encode_text([prompt])
     assert vector.shape == (1, DIM) and vector.isfinite().all()
 
 
@@ -500,5 +504,5 @@ def test_any_string_is_a_prompt(prompt):
 )
 def test_pictures_of_another_kind_are_named(batch):
     with pytest.raises(ValueError, match="pictures are float") as error:
-        tiny.model().encode_image(batch)
+        small().encode_image(batch)
     assert str(tuple(batch.shape)) in sentence(error)

@@ -1,19 +1,17 @@
-"""Pretraining: a run that is killed, shared or refused ends as it should.
+"""Pretraining: a run that is stopped, shared or refused ends as it should.
 
-Run as a script, this file is `python -m tools.pretrain` with tiny recipes and toy pairs.
+What every model is asked, as to go on after a kill, is in test_shipped.py.
 """
 
 import contextlib
 import functools
 import json
 import os
-import random
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,141 +20,30 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from tests import tiny
+from tests import runs, tiny
+from tests.runs import Run
 from tests.tiny import DIM, RESNET, TRANSFORMER, VIT
 from tools import pretrain
 from utils import checkpoints, tensors
-from utils import device as devices
 from utils.bricks.clip import CLIP, contrastive_loss
 from utils.data import LANGUAGES, augment, emoji_hash
 from utils.recipes import clip, engine
 
-STEPS = 40
-TINY = {"text": TRANSFORMER, "dim": DIM, "merges": 40, "steps": STEPS, "batch": 16, "warmup": 4}
-RECIPES = {
-    "vit": clip.Recipe(image=VIT | {"keep": 0.5}, seed=3, **TINY),
-    "resnet": clip.Recipe(image=RESNET, small=24, small_share=0.5, seed=4, **TINY),
-    "whole_vit": clip.Recipe(image=VIT, **TINY | {"steps": 4}),
-    "short": clip.Recipe(image=VIT, **TINY | {"steps": 2}),
-}
-
-def die(name: str, count: int) -> None:
-    """Make the `count`-th call of `tensors.NAME` (or `checkpoints.NAME`) a SIGKILL."""
-    owner = checkpoints if name == "sha256" else tensors
-    owner = getattr(owner, name.split(".")[0]) if "." in name else owner
-    name = name.split(".")[-1]
-    real, calls = getattr(owner, name), []
-
-    def call(*arguments, **settings):
-        calls.append(name)
-        if len(calls) == count and name == "fsync":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = real(*arguments, **settings)
-        if len(calls) == count:
-            if name == "save_file":  # half of it is on the disk
-                os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, call)
-
-
-def main() -> None:
-    """`… RECIPE --out FOLDER`: the state is in FOLDER/runs, and is saved at every step."""
-    torch.set_num_threads(1)
-    # tests run in the background hand "ignore Ctrl-C" down to their children
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "DIE" in os.environ:
-        name, count = os.environ["DIE"].split(":")
-        die(name, int(count))
-    if "EXACT" in os.environ:  # bfloat16 makes large differences of small ones
-        devices.half_precision = lambda device: contextlib.nullcontext()
-        torch.Tensor.bfloat16 = torch.Tensor.float
-    pretrain.RECIPES, engine.load_emoji = RECIPES, tiny.pairs
-    runs = Path(sys.argv[-1]) / "runs"
-    engine.pretrain = functools.partial(engine.pretrain, runs=runs, save_every=0)
-    pretrain.main()
-
-
-def start(name: str, folder: Path, *launcher: str, **settings: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *launcher, __file__, name, "--out", str(folder)],
-        env=os.environ | {"WIP_DEVICE": "cpu"} | settings,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    """What a run still says until its good end."""
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    return said
-
-
-def wait_for(process: subprocess.Popen, mark: str) -> None:
-    said = ""
-    while mark not in said:
-        letter = process.stderr.read(1)
-        assert letter, said
-        said += letter
-
-
-def result(name: str, folder: Path) -> tuple[bytes, dict]:
-    """The weights that a run has written, and the state it ended with."""
-    state = tensors.read(folder / "runs" / name / "state.safetensors")[0]
-    return (folder / f"{name}.safetensors").read_bytes(), state
-
-
-def assert_same(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-# A kill
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@pytest.mark.parametrize("name", ["vit", "resnet"])
-def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path):
-    """Killed while it writes a state, before and after the exchange, anywhere, at the end."""
-    finish(start(name, tmp_path / "whole"))
-    killed, rng = tmp_path / "killed", random.Random(name)
-    early, late = rng.randint(4, 9), rng.randint(14, 19)
-    for moment in ("save_file:3", early, "os.fsync:2", late, "os.replace:3", "sha256:1"):
-        if isinstance(moment, int):
-            process = start(name, killed)
-            wait_for(process, f"step {moment}/{STEPS}")
-            time.sleep(rng.random() / 50)
-            process.kill()
-        else:
-            process = start(name, killed, DIE=moment)
-        said = process.communicate(timeout=300)[1]
-        assert process.returncode == -signal.SIGKILL, (moment, said)
-    assert f"resuming at step {STEPS} of {STEPS}" in finish(start(name, killed))
-    weights, state = result(name, tmp_path / "whole")
-    again, resumed = result(name, killed)
-    assert_same(state, resumed)
-    assert weights == again
-    card = json.loads((killed / f"{name}.json").read_text(encoding="utf-8"))
-    assert card["sha256"] == tensors.sha256(killed / f"{name}.safetensors")
+RECIPES = runs.RECIPES
+SHORT = replace(tiny.clip(VIT, TRANSFORMER).recipe, steps=2)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    process = start("vit", tmp_path)
-    wait_for(process, f"step 3/{STEPS}")
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 1
-    assert said.endswith("\nstopped; run the same command again to go on\n")
-    assert "Traceback" not in said and not (tmp_path / "vit.safetensors").exists()
-    assert "vit: resuming at step " in finish(start("vit", tmp_path))
-    assert (tmp_path / "vit.safetensors").exists()
+    run = Run("clip", tmp_path)
+    run.wait_for("step 3/40")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.end() == 1
+    assert run.said().endswith("\nstopped; run the same command again to go on\n")
+    assert "Traceback" not in run.said() and not (tmp_path / "clip.safetensors").exists()
+    assert "clip: resuming at step " in Run("clip", tmp_path).finish()
+    assert (tmp_path / "clip.safetensors").exists()
 
 
 # Several processes
@@ -166,15 +53,26 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_train_as_one(tmp_path):
     """For towers in which a picture meets no other: BatchNorm sees a process's share alone."""
-    finish(start("whole_vit", tmp_path / "one", EXACT="1"))
+    def start(folder: str, *launcher: str, **settings: str) -> dict:
+        """The state that a run ends with, in processes of its own, without rounding to bfloat16."""
+        done = subprocess.run(
+            [sys.executable, *launcher, runs.__file__, "whole_vit", "--out", tmp_path / folder],
+            env=os.environ | {"EXACT": "1"} | settings,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return tensors.read(tmp_path / folder / "runs" / "whole_vit" / "state.safetensors")[0]
+
+    one = start("one")
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
     launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    finish(start("whole_vit", tmp_path / "two", *launcher, EXACT="1", **loopback))
-    one, two = (result("whole_vit", tmp_path / folder)[1] for folder in ("one", "two"))
+    two = start("two", *launcher, **loopback)
     names = [name for name in one if name.startswith(("model.", "average."))]
     assert len(names) == 2 * len(CLIP(VIT, TRANSFORMER, [], DIM).state_dict())
     for name in names:
@@ -192,9 +90,9 @@ def toys(monkeypatch):
     monkeypatch.setattr(engine, "load_emoji", tiny.pairs)
 
 
-def run(folder: Path, name: str = "short", **changes) -> dict:
+def run(folder: Path, **changes) -> dict:
     """A run of two steps as `clip`, in this process."""
-    return engine.pretrain("clip", replace(RECIPES[name], **changes), folder, folder / "runs")
+    return engine.pretrain("clip", replace(SHORT, **changes), folder, folder / "runs")
 
 
 def test_the_card_tells_what_was_done(toys, tmp_path):
@@ -204,7 +102,7 @@ def test_the_card_tells_what_was_done(toys, tmp_path):
     assert card["sha256"] == tensors.sha256(weights)
     assert card["bytes"] == weights.stat().st_size
     assert card["name"] == card["recipe"] == "clip"
-    assert card["arguments"] == asdict(RECIPES["short"])
+    assert card["arguments"] == asdict(SHORT)
     assert card["steps"] == 2 and 0 <= card["minutes"] < 5
     assert card["hardware"].startswith("cpu, ") and card["torch"] == torch.__version__
     assert card["data"] == {"name": "Emoji-4", "split": "train", "sha256": emoji_hash()}
@@ -219,7 +117,7 @@ def test_the_card_tells_what_was_done(toys, tmp_path):
     # the figures are those of the rounded weights that are on the disk
     model = checkpoints.load("clip", torch.device("cpu"), tmp_path)
     splits = {split: tiny.pairs(split) for split in ("train", "unseen")}
-    assert RECIPES["short"].evaluate(model, splits, {}) == card["metrics"]
+    assert SHORT.evaluate(model, splits, {}) == card["metrics"]
 
 
 def test_a_finished_run_is_not_trained_again(toys, tmp_path, capsys):
@@ -231,12 +129,12 @@ def test_a_finished_run_is_not_trained_again(toys, tmp_path, capsys):
     assert capsys.readouterr().err.count("clip: step") == 2
 
 
-def refusal(folder: Path, *arguments, **changes) -> str:
+def refusal(folder: Path, **changes) -> str:
     """What a run answers to the state it finds; the state stays."""
     state = folder / "runs" / "clip" / "state.safetensors"
     before = state.read_bytes()
     with pytest.raises(ValueError) as error:
-        run(folder, *arguments, **changes)
+        run(folder, **changes)
     message = str(error.value)
     assert "\n" not in message and len(message.replace(str(folder), "")) < 200
     assert message.endswith(f"; delete {state.parent} to start anew.")
@@ -326,7 +224,7 @@ def test_a_full_disk_leaves_the_last_state_and_is_told(error, cause, toys, tmp_p
     runs, real = tmp_path / "runs", tensors.save_file
     calls = iter([real, full])
     with monkeypatch.context() as patch:
-        patch.setitem(pretrain.RECIPES, "clip", RECIPES["short"])
+        patch.setitem(pretrain.RECIPES, "clip", SHORT)
         patch.setattr(tensors, "save_file", lambda *a, **k: next(calls)(*a, **k))
         patch.setattr(
             engine, "pretrain", functools.partial(engine.pretrain, runs=runs, save_every=0)
@@ -407,7 +305,7 @@ def test_accuracy_is_counted_as_by_hand(monkeypatch):
 
     monkeypatch.setattr(clip, "image_vectors", lambda *_: vectors)
     monkeypatch.setattr(clip, "class_vectors", classes)
-    found = RECIPES["short"].evaluate(CLIP(VIT, TRANSFORMER, [], DIM), {"toys": pairs}, {})
+    found = SHORT.evaluate(CLIP(VIT, TRANSFORMER, [], DIM), {"toys": pairs}, {})
     assert (found["toys_en_top1"], found["toys_zh_top1"]) == (50.0, 3.8)  # 13 and 1 of 26
 
 
@@ -421,7 +319,3 @@ def test_a_step_sees_changed_pictures_and_both_languages(monkeypatch):
     assert [p.shape for p in pictures] == [(recipe.batch, 3, 32, 32)]
     chinese = [bool(re.search("[一-鿿]", text)) for text in captions]
     assert chinese == [False] * recipe.batch + [True] * recipe.batch
-
-
-if __name__ == "__main__":
-    main()

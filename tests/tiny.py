@@ -1,18 +1,20 @@
 """Tiny models by name, and toy pairs: what the tests make small, in one place.
 
-A model that the course ships has an entry of its name in MODELS, and other entries are
-variants of it. Every entry is tested as the shipped models must be (test_shipped.py).
+Every model that the course ships has an entry of its name, which test_shipped.py asks what
+every shipped model must do; other entries are variants.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from utils.bricks.clip import CLIP
-from utils.bricks.text_encoders import learn_merges
+from utils import checkpoints
 from utils.data import Pairs
+from utils.recipes import clip as clips
+from utils.recipes import engine
 
 PROMPTS = [
     "a picture of a red fox",
@@ -22,50 +24,19 @@ PROMPTS = [
     "a very long caption " * 9,
     "fox, red, animal",
 ]
-MERGES = [list(pair) for pair in learn_merges(PROMPTS, 40)]
 VIT = {"tower": "vit", "image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "heads": 2}
 RESNET = {"tower": "resnet", "image_size": 32, "widths": [8, 16], "depths": [1, 1]}
-TRANSFORMER = {"tower": "transformer", "context": 16, "width": 24, "depth": 2, "heads": 3}
-BAG = {"tower": "bag_of_words", "context": 16, "width": 24}
+TRANSFORMER = {"tower": "transformer", "context": 24, "width": 24, "depth": 2, "heads": 3}
+BAG = {"tower": "bag_of_words", "context": 24, "width": 24}
 DIM = 16
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """How a tiny model is made, and what it gives for input that is always the same."""
+    """A recipe of little work, and what its model gives for input that is always the same."""
 
-    make: Callable[[], nn.Module]
+    recipe: engine.Recipe
     use: Callable[[nn.Module], list[Tensor]]
-
-
-def pictures(n: int = 3, size: int = 32) -> Tensor:
-    """Noise (n, 3, size, size) in [0, 1], always the same."""
-    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def clip(image: dict, text: dict) -> Tiny:
-    return Tiny(
-        lambda: CLIP(image, text, MERGES, DIM),
-        lambda model: [model.encode_image(pictures()), model.encode_text(PROMPTS)],
-    )
-
-
-MODELS = {
-    "clip": clip(VIT, TRANSFORMER),
-    "clip_resnet": clip(RESNET, TRANSFORMER),
-    "clip_bag": clip(VIT, BAG),
-    "clip_resnet_bag": clip(RESNET, BAG),
-}
-
-
-def model(what: str | Tiny = "clip", seed: int = 0) -> nn.Module:
-    """A random model in which no bias is zero and no gain one."""
-    torch.manual_seed(seed)
-    made = (MODELS[what] if isinstance(what, str) else what).make()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return made
 
 
 COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone", "concept")
@@ -78,3 +49,48 @@ def pairs(split: str = "train", n: int = 24) -> Pairs:
     rows = [(f"fox {i}", f"狐狸{i}", ["red"], ["红"], "noto", "none", str(i)) for i in range(n)]
     table = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
     return Pairs(noise, table)
+
+
+def pictures() -> Tensor:
+    """(3, 3, 32, 32) in [0, 1]."""
+    return pairs(n=3).pictures / 255
+
+
+def clip(image: dict, text: dict, **settings) -> Tiny:
+    size = {"dim": DIM, "merges": 40, "steps": 40, "batch": 16, "warmup": 4}
+    return Tiny(
+        clips.Recipe(image=image, text=text, **size | settings),
+        lambda model: [model.encode_image(pictures()), model.encode_text(PROMPTS)],
+    )
+
+
+MODELS = {
+    "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
+    "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
+    "clip_bag": clip(VIT, BAG),
+    "clip_resnet_bag": clip(RESNET, BAG),
+}
+
+
+def model(what: str | Tiny = "clip", seed: int = 0) -> nn.Module:
+    """A new model, its weights moved by noise: no bias is zero and no gain one."""
+    recipe = (MODELS[what] if isinstance(what, str) else what).recipe
+    wanted = recipe.borrows() | recipe.helpers()
+    others = {key: model(other).eval().requires_grad_(False) for key, other in wanted.items()}
+    torch.manual_seed(seed)
+    made = recipe.shipped(recipe.build(pairs(), others))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:  # not what is borrowed
+                parameter += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def save(name: str, folder: Path, seed: int = 0) -> nn.Module:
+    """Write a model under its name, and first what it borrows; returns it."""
+    borrows = MODELS[name].recipe.borrows()
+    for other in borrows.values():
+        save(other, folder)
+    made = model(name, seed)
+    checkpoints.save(made, name, {"recipe": name}, folder, borrows)
+    return made
