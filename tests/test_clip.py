@@ -311,7 +311,7 @@ def worker(rank: int, folder: str) -> None:
 def test_two_processes_have_the_gradients_of_one(tmp_path, monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", "cpu")
     wanted = gradients_of_one_step()
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, gradient in wanted.items():

@@ -89,6 +89,14 @@ def test_conda_installs_the_same():
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
 
 
+def test_no_test_module_imports_another():
+    modules = [*(ROOT / "tests").rglob("test_*.py")]
+    text = {path.name: path.read_text(encoding="utf-8") for path in modules}
+    wanted = r"^\s*(from|import) (tests\.)?(exercises\.)?test_|^from tests import .*\btest_"
+    assert len(text) > 20
+    assert not [name for name in text if re.search(wanted, text[name], re.MULTILINE)]
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_alone_lists_every_target_in_a_line_each():
     # make tells of its folder when another make called it
