@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check build author doctor pretrain bench fresh
+.PHONY: help lab test check build author practice doctor pretrain bench fresh
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ build: .venv/$(if $(CHECK),check,lab)  ## build notebooks and bricks from lesson
 
 author: .venv/lab  ## as lab, and saving a notebook writes its lesson
 	@$(PY) -m tools.lab --author --port $(PORT)
+
+practice: .venv/lab  ## make a notebook in which you build the bricks (LESSON=03)
+	@$(if $(LESSON),,echo "Name the lesson: make practice LESSON=03" >&2; exit 2)
+	@$(PY) -m tools.practice $(LESSON)
 
 doctor:  ## say what this machine has, and what to do about each fault
 	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor

@@ -99,6 +99,13 @@ print(ResidualBlock.__doc__.splitlines()[0])
 # Before a brick comes a toy that you can check by hand. After it comes a cell that
 # proves it right.
 #
+# **To build rather than to read**, type `make practice LESSON=01` in a terminal (where
+# there is no make, `python -m tools.practice 01`) and open
+# `practice/01_image_encoders.ipynb`. It is the same lesson with some bricks blank. You
+# write them, a check under each says what differs from the brick that the course ships,
+# and from a ✓ on the lesson runs with yours. What you wrote is kept when the notebook
+# is made again. `LESSON=00` has one small blank, to try it.
+#
 # At the end of each lesson wait three to five **exercises**. A small one to begin with:
 # write your answer in place of the dots, run the cell, then run the check under it.
 #
@@ -180,7 +187,7 @@ for i in found[:3]:
 # </details>
 
 
-# %%
+# %% tags=["blank"]
 import html
 
 glossy = train.where(style="fluent")

@@ -175,7 +175,7 @@ for block in [vgg_block(3, 32), vgg_block(32, 64), vgg_block(64, 128)]:
 # layers and is added to what they return](../assets/figures/01_blocks.svg)
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class ResidualBlock(nn.Module):
     """x + two 3×3 convolutions of x, each followed by BatchNorm.
 
@@ -502,7 +502,7 @@ plots.show(fig, "Attention weights: an ear's go to both ears, the sky's to itsel
 # The mask is for lesson 02.
 
 
-# %%
+# %% tags=["blank"]
 def plain_attend(q, k, v, mask=None):
     scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (..., L, L)
     if mask is not None:
@@ -580,7 +580,7 @@ print("in bfloat16, where a CPU has it, twice as fast:", gain > 2 or not has_bfl
 # outline.
 
 
-# %% tags=["brick:attention"]
+# %% tags=["brick:attention", "blank"]
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, L, heads·d) → (B, heads, L, d): a part of the width for each head."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -591,7 +591,7 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-# %% tags=["brick:attention"]
+# %% tags=["brick:attention", "blank"]
 class Attention(nn.Module):
     """Self-attention with several heads: (B, L, width) → the same shape.
 
@@ -666,7 +666,7 @@ print("largest difference:", f"{(F.gelu(x) - quick_gelu(x)).abs().max():.2f}")
 # 60.2 % on ImageNet when run with the other (OpenCLIP, `docs/openclip_results.csv`).
 
 
-# %% tags=["brick:attention"]
+# %% tags=["brick:attention", "blank"]
 class Block(nn.Module):
     """A pre-norm Transformer block: (B, L, width) → the same shape.
 
@@ -715,7 +715,7 @@ print("one token of each row:", tuple(state_at(blocks, x, places).shape))
 # Now the whole tower: patches, class token, positions, blocks.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class ViT(nn.Module):
     """Pictures (B, 3, S, S) → the class token's vector (B, width).
 
@@ -829,7 +829,7 @@ print("equal to transformers' tower:", bool(difference.abs().max() < 1e-5))
 # need not ask, nor pass through its MLP.
 
 
-# %% tags=["brick:attention"]
+# %% tags=["brick:attention", "blank"]
 def state_at(
     blocks: nn.ModuleList, x: Tensor, places: Tensor, mask: Tensor | None = None
 ) -> Tensor:

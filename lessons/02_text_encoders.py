@@ -235,7 +235,7 @@ toy = {"sun": 4, "sunny": 3, "funny": 3, "set": 2}
 # The last symbol of a word carries the mark `</w>`. It tells the `sun` that ends a word
 # from the `sun` that begins `sunny`, and later it tells the decoder where words end.
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 Pair = tuple[str, str]
 
 
@@ -297,7 +297,7 @@ def learn_merges_naive(texts, count):
 # updates only their counts.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def learn_merges(texts: Iterable[str], count: int) -> list[Pair]:
     """The `count` merges of byte-pair encoding, most frequent pair first.
 
@@ -381,7 +381,7 @@ print(
 # longest.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class Tokenizer:
     """Byte-level BPE with CLIP's vocabulary layout: any Unicode text, no unknown token.
 
@@ -556,7 +556,7 @@ assert bag("cat chases fox").equal(bag("fox chases cat"))
 # tokens after it are padding](../assets/figures/02_pooling.svg)
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def end_positions(ids: Tensor, end: int) -> Tensor:
     """Index of the first END in each row: (B, L) → (B,). Padding repeats END later."""
     return (ids == end).int().argmax(-1)
@@ -568,7 +568,7 @@ print(ids)
 print("first END:", end_positions(ids, tokenizer.end))
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class BagOfWords(nn.Module):
     """The mean of the token vectors up to END, then an MLP: (B, L) → (B, width).
 
@@ -628,7 +628,7 @@ one_by_one = [attend(q[i : i + 1], k[: i + 1], v[: i + 1]) for i in range(5)]
 # weight of exactly 0.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def causal_mask(length: int, device=None) -> Tensor:
     """(L, L): 0 where a token may look (itself and before), −inf where it may not."""
     return torch.full((length, length), -torch.inf, device=device).triu(1)
@@ -644,7 +644,7 @@ assert torch.allclose(attend(q, k, v, causal_mask(5)), torch.cat(one_by_one), at
 # added, as in the ViT: without them attention would not know which word came first.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class TextTransformer(nn.Module):
     """Ids (B, L) → the vector at the first END (B, width), causal.
 

@@ -177,7 +177,7 @@ from utils.doors import hub, transformers
 # of probabilities is needed.
 
 
-# %%
+# %% tags=["blank"]
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """images, texts: (N, d) unit vectors; scale: exp(logit_scale). Returns a scalar."""
     # bfloat16 keeps 8 bits: at a scale of 100 a logit would be off by up to 0.25
@@ -268,7 +268,7 @@ print(f"constant vectors: {start:.2f}")
 # What goes in first: pictures of any size become squares of `size` pixels and are
 # normalised, with CLIP's own mean and deviation, so that its weights fit later.
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -301,7 +301,7 @@ def preprocess(pictures: Tensor, size: int) -> Tensor:
 # Then the two towers, the two projections and the scale. The doors to other libraries
 # come at the end of the lesson.
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 IMAGE_TOWERS = {"vit": ViT, "resnet": ResNet}
 TEXT_TOWERS = {"transformer": TextTransformer, "bag_of_words": BagOfWords}
 
@@ -865,7 +865,7 @@ exercises.check_logit_gradient(logit_gradient)
 # lessons import.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 class PairLoss(torch.autograd.Function):
     """The symmetric loss of pairs with its gradient by hand; keeps one (N, N) matrix.
 

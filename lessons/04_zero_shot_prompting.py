@@ -132,7 +132,7 @@ TEMPLATES = {
 }
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def is_text(value) -> bool:
     """Whether this is a string that says something."""
     return isinstance(value, str) and bool(value.strip())
@@ -173,7 +173,7 @@ def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
     return torch.cat(parts)
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 @torch.no_grad()
 def classify(
     clip: CLIP, pictures: Tensor, labels: list[str], templates=TEMPLATES["en"]
@@ -187,7 +187,7 @@ def classify(
     return (clip.logit_scale.exp() * logits).softmax(-1)
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     """Share of rows whose target is among the k highest: (N, C), (N,) → [0, 1]."""
     best = scores.topk(k, -1).indices  # (N, k)
@@ -426,7 +426,7 @@ print(f"most new pictures are given an old name: {taken > 0.7}")
 # neighbours, and a linear probe, that is logistic regression.
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def nearest_neighbours(
     query: Tensor, features: Tensor, labels: Tensor, classes: int, k: int = 5
 ) -> Tensor:
@@ -439,7 +439,7 @@ def nearest_neighbours(
     return votes.scatter_add_(1, labels[index], similarity)
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def linear_probe(
     features: Tensor,
     labels: Tensor,
@@ -529,7 +529,7 @@ print(f"more pictures help the probe: {bool(probe[0] < probe[1] < probe[2])}")
 # found nothing for "something to drink".
 
 
-# %% tags=["brick"]
+# %% tags=["brick", "blank"]
 def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
     """Indices (Q, k) of the gallery vectors closest to each query, best first.
 
