@@ -1,7 +1,6 @@
 """The blanks of lesson 02."""
 
 import itertools
-import time
 from collections import Counter
 
 import torch
@@ -10,6 +9,7 @@ from utils.bricks import text_encoders as bricks
 from utils.bricks.text_encoders import END, START, byte_alphabet, causal_mask
 from utils.bricks.text_encoders import end_positions as ends_of
 from utils.compare import difference
+from utils.costs import speedup
 from utils.device import pick
 from utils.exercises import NotTried, expect
 from utils.practice import Checks, attempt
@@ -102,7 +102,7 @@ def judge_learn_merges(answer, shipped):
     generator = torch.Generator().manual_seed(0)
     letters = torch.randint(97, 109, (1500, 6), generator=generator, dtype=torch.uint8)
     texts = [bytes(word.tolist()).decode() for word in letters]
-    slower = seconds(answer, texts, 150) / seconds(shipped, texts, 150)
+    slower = speedup(lambda: answer(texts, 150), lambda: shipped(texts, 150), turns=2)
     expect(
         slower < 4,
         f"the merges are right, but take {slower:.0f} times as long as with the shipped brick: "
@@ -124,16 +124,6 @@ def why_not(mine, best, texts, merges) -> str:
         f"{said}: by now the one occurs {found[mine]} times and the other {found[best]}; are the "
         "counts of changed words kept up to date?"
     )
-
-
-def seconds(learn, texts, count) -> float:
-    """The faster of two runs."""
-    took = []
-    for _ in range(2):
-        start = time.perf_counter()
-        learn(texts, count)
-        took.append(time.perf_counter() - start)
-    return min(took)
 
 
 # ---------------------------------------------------------------- the tokenizer
