@@ -188,8 +188,6 @@ for i in found[:3]:
 
 
 # %% tags=["blank"]
-import html
-
 glossy = train.where(style="fluent")
 
 
@@ -210,11 +208,8 @@ def search(text: str) -> str:
     if not hits:
         raise ValueError(f"Nothing has the keyword {text[:40]!r}; try another word.")
     labels = [glossy.table["label_en"][i] for i in hits]
-    pictures = [glossy.pictures[i].float() / 255 for i in hits]
-    shown = zip(pictures[:12], labels, strict=False)
-    images = [widgets.thumbnail(picture, 72, label) for picture, label in shown]
-    names = html.escape(", ".join(labels[:12]))
-    return f"<p>{len(hits)} found</p><p>{''.join(images)}</p><p>{names}</p>"
+    shown = widgets.captioned(glossy.pictures[hits[:12]], labels[:12])
+    return f"<p>{len(hits)} found</p>{shown}"
 
 
 widgets.live([widgets.text("keyword", "猫")], search, "A search by keyword.")
@@ -235,6 +230,8 @@ print(len(matches("something to drink")), "for something to drink")
 # verdict alone.
 
 # %%
+import html
+
 findings = machine.check_machine() + machine.check_packages()
 findings += [machine.check_data()]
 

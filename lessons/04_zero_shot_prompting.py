@@ -19,7 +19,6 @@
 # *zero-shot* means classifying by prompts, without one labelled picture of the classes.
 
 # %%
-import html
 import random
 import re
 
@@ -574,9 +573,7 @@ def search(text: str) -> str:
     """The twelve nearest pictures as HTML."""
     query = clip.encode_text(widgets.prompts(text, most=1)).cpu()
     rows = retrieve(query, gallery, k=12)[0].tolist()
-    images = [widgets.thumbnail(shelf[i], 72, titles[i]) for i in rows]
-    names = html.escape(", ".join(titles[i] for i in rows))
-    return "".join(images) + f"<p>{names}</p>"
+    return widgets.captioned([shelf[i] for i in rows], [titles[i] for i in rows])
 
 
 widgets.live(

@@ -198,6 +198,15 @@ def test_a_matrix_shows_shares_notes_and_shades():
         widgets.matrix(["one"], ["a"], [[0.1, 0.2]], [[0.1, 0.2]])
 
 
+def test_results_of_a_search_stand_above_their_names():
+    html = widgets.captioned(torch.rand(2, 3, 8, 8), ["fox", "<cat>"], size=50)
+    assert html.count("<img") == 2 and html.count('height="50"') == 2
+    assert html.endswith("<p>fox, &lt;cat&gt;</p>")
+    assert widgets.captioned([], []) == "<p></p><p></p>"
+    with pytest.raises(ValueError):
+        widgets.captioned(torch.rand(2, 3, 8, 8), ["fox"])
+
+
 def test_a_thumbnail_carries_its_picture_and_its_words():
     html = widgets.thumbnail(torch.rand(3, 900, 500), 50, alt='a "fox"')
     assert 'src="data:image/webp;base64,' in html and len(html) < 60_000

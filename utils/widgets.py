@@ -195,6 +195,12 @@ def thumbnail(picture: Tensor, size: int = 96, alt: str = "") -> str:
     )
 
 
+def captioned(shown, labels: list[str], size: int = 72) -> str:
+    """Pictures side by side, and under them their labels in one line; (N, 3, H, W) or a list."""
+    images = [thumbnail(*pair) for pair in zip(shown, [size] * len(labels), labels, strict=True)]
+    return f"<p>{''.join(images)}</p><p>{html.escape(', '.join(labels))}</p>"
+
+
 def bars(names: list[str], values, colour: str = "shared", form: str = "{:.0%}") -> str:
     """Horizontal bars as HTML; values in [0, 1]."""
     rows = []
