@@ -1,8 +1,11 @@
 """What several test modules use."""
 
 import pytest
+import torch
 
-from utils import widgets
+from utils import device, widgets
+
+device.keep_threads(torch.get_num_threads())  # else what a test sees depends on the load
 
 
 @pytest.fixture

@@ -1,11 +1,21 @@
-"""Which device to compute on, and where randomness comes from."""
+"""Which device and how many cores to compute on, and where randomness comes from.
+
+Importing this changes the process: its C library keeps freed memory.
+"""
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
+import threading
+import time
+from typing import NamedTuple
 
+import psutil
 import torch
+
+from utils.machine import cores
 
 GIGABYTE = 1 << 30
 
@@ -46,6 +56,99 @@ def pick() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+class Usage(NamedTuple):
+    """Seconds of CPU used until `when`: by all programs, on this one's cores; by this one."""
+
+    when: float
+    everyone: float
+    own: float
+
+
+def usage() -> Usage:
+    try:
+        times = psutil.cpu_times(percpu=True)
+    except (OSError, psutil.Error):  # a system that does not say: the cores seem free
+        times = []
+    if hasattr(os, "sched_getaffinity"):
+        allowed = os.sched_getaffinity(0)
+        times = [one for core, one in enumerate(times) if core in allowed]
+    busy = ("user", "nice", "system", "irq", "softirq", "steal")
+    everyone = sum(getattr(one, kind, 0.0) for one in times for kind in busy)
+    return Usage(time.monotonic(), everyone, time.process_time())
+
+
+def threads_beside(others: float, own: float, now: int, most: int, count: int) -> int:
+    """How many threads to use on `count` cores of which other programs keep `others` busy.
+
+    own: cores that this program kept busy meanwhile, with `now` threads; most: its threads
+    when it is alone.
+    """
+    # Of two cores, two threads get less done than one if others need a third of a core. More
+    # must be free to take a core than to keep it, or the number would swing.
+    keep, take = (count - math.ceil(others - spare) for spare in (0.35, 0.2))
+    # Who has not used its threads may keep half: if others look, too, they will give way. Who
+    # has used them saw what the system gives it beside the others.
+    least = 1 if own > now / 3 else min(now, most // 2)
+    return max(1, least, min(max(now, take), keep, most))
+
+
+class Share:
+    """What `share_cores` knows: torch's threads when alone, and when it last looked."""
+
+    def __init__(self):
+        self.most = self.threads = torch.get_num_threads()
+        self.fixed = any(map(os.environ.get, ("OMP_NUM_THREADS", "MKL_NUM_THREADS")))
+        self.last = usage()
+        self.told = threading.local()  # torch keeps a number for each thread of Python
+        self.told.threads = self.most
+        self.lock = threading.Lock()
+
+    def cores(self) -> int:
+        with self.lock:
+            has = torch.get_num_threads()
+            self.fixed = self.fixed or has != getattr(self.told, "threads", has)  # by hand
+            if self.fixed:
+                return has
+            age = time.monotonic() - self.last.when
+            if age > 2:
+                self.look(pause=age > 10)
+            if has != self.threads:
+                torch.set_num_threads(self.threads)
+            self.told.threads = torch.get_num_threads()
+            return self.told.threads
+
+    def look(self, pause: bool) -> None:
+        now = self.threads
+        if pause:  # what was used since then says little about the present
+            now = max(now, self.most // 2)
+            self.last = usage()
+            time.sleep(0.1)
+        before, self.last = self.last, usage()
+        seconds, everyone, own = (b - a for a, b in zip(before, self.last, strict=True))
+        others, own = max(0.0, everyone - own) / seconds, own / seconds
+        self.threads = threads_beside(others, own, now, self.most, cores())
+
+
+share = Share()
+
+
+def share_cores() -> int:
+    """Leave other programs the cores they use; returns how many threads torch has now.
+
+    A thread too many costs more than it brings: all wait for the one that waits for its turn.
+    To call before long work and at each of its steps: it looks every 2 seconds at what was
+    used since, in less than a millisecond, and after a pause it watches for 0.1 s. Where
+    OMP_NUM_THREADS, MKL_NUM_THREADS or torch.set_num_threads chose, it changes nothing.
+    """
+    return share.cores()
+
+
+def keep_threads(number: int) -> None:
+    """Use `number` threads from now on, whatever others do: another number rounds otherwise."""
+    torch.set_num_threads(number)
+    share.fixed = True
 
 
 def seed(value: int) -> torch.Generator:
