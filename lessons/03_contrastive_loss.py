@@ -572,9 +572,11 @@ def tiny_run(size, steps, scale=None, loss=contrastive_loss, seed=0):
 
 # %%
 sizes, scales = (8, 32, 128), (1, 5, 14.3, 50, 100)
-same_steps = [tiny_run(size, 100) for size in sizes]
-same_pictures = [tiny_run(size, 6400 // size) for size in sizes]
-by_scale = [tiny_run(64, 100, scale) for scale in scales]
+same_steps = [tiny_run(size, 100) for size in widgets.progress(sizes, "100 steps")]
+same_pictures = [
+    tiny_run(size, 6400 // size) for size in widgets.progress(sizes, "6,400 pictures")
+]
+by_scale = [tiny_run(64, 100, scale) for scale in widgets.progress(scales, "scales")]
 learnt = tiny_run(64, 100)
 
 # %%

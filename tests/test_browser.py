@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -56,6 +57,12 @@ VIEWS = """() => jupyterapp.shell.currentWidget.content.widgets.map(
     cell => (cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.data?.['application/vnd.jupyter.widget-view+json']).length)"""
 SHUT_DOWN = "() => jupyterapp.serviceManager.sessions.shutdownAll()"
+RUN_ONE = """async i => {
+    const content = jupyterapp.shell.currentWidget.content;
+    content.activeCellIndex = i;
+    await jupyterapp.commands.execute('notebook:run-cell');
+    return content.widgets[i].model.outputs.toJSON().map(output => output.text).join('');
+}"""
 SCROLL = "i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'smart')"
 PASTE = """(field, data) => {
     const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
@@ -64,6 +71,8 @@ PASTE = """(field, data) => {
     const event = new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true});
     field.dispatchEvent(event);
 }"""
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
 @dataclass
@@ -145,7 +154,15 @@ def lab(tmp_path_factory):
             browser = driver.chromium.launch(
                 executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
-            yield lambda name: opened(browser, f"{address}/lab", name, token, folder / "log.txt")
+
+            def lesson(name: str, *cells: str) -> Lesson:
+                if cells:  # of a notebook that is to be written first
+                    new = list(map(nbformat.v4.new_code_cell, cells))
+                    notebook = nbformat.v4.new_notebook(cells=new, metadata=KERNEL)
+                    nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
+                return opened(browser, f"{address}/lab", name, token, folder / "log.txt")
+
+            yield lesson
             browser.close()
     finally:
         server.terminate()
@@ -439,3 +456,113 @@ def test_a_picture_is_uploaded_or_pasted(lesson):
         assert changed(answer, before) not in (red, blue)
         # 14.5 MB, more than a server takes unless told to
         assert "<img" in uploaded("photo.bmp", noise(2200))
+
+
+# Films
+
+# from black to white, each frame taking its time
+FILM = """
+import threading, time, torch
+from utils import widgets
+from utils.device import seed
+
+log = []
+seconds = widgets.slider("Seconds", 0.2, 0.0, 1.0)
+def frames(seconds):
+    log.append("opened")
+    try:
+        for i in range(100):
+            for _ in range(10):
+                torch.randn(200, 200) @ torch.randn(200, 200)
+                time.sleep(seconds / 10)
+            yield torch.full((1, 3, 32, 32), i / 99)
+    finally:
+        log.append("closed")
+
+widgets.film([seconds], frames, "From black to white.", steps=100, strip=5)
+"""
+SEEN = """
+seed(0)
+time.sleep(1)
+print(log, torch.rand(1).item(), [t.name for t in threading.enumerate() if "play" in t.name])
+"""
+
+
+@pytest.fixture(scope="module")
+def film(lab):
+    lesson = lab("film", FILM, SEEN)
+    with explained(lesson):
+        assert lesson.page.evaluate(RUN_ALL) is True
+    return lesson
+
+
+def frame_of(cell, meant) -> int:
+    """The number of the frame that a film shows, once it is as meant."""
+    for _ in range(600):
+        shown = re.search(r"frame (\d+) of 100", cell.inner_text())
+        if shown and meant(int(shown[1])):
+            return int(shown[1])
+        time.sleep(0.1)
+    raise AssertionError(f"the film shows {cell.inner_text()[-300:]}")
+
+
+def test_a_film_starts_stops_and_lets_other_cells_run(film):
+    page = film.page
+    with explained(film):
+        cell = film.scrolled(0)
+        start, stop = (cell.get_by_role("button", name=name) for name in ("Start", "Stop"))
+        expect(stop).to_be_disabled()
+        alone = page.evaluate(RUN_ONE, 1)
+        assert alone.startswith("[] 0.") and alone.endswith(" []\n")
+        number = alone.split()[1]
+
+        def run_another() -> str:
+            """A cell runs while the film plays: promptly, and as if there were none."""
+            began = time.monotonic()
+            said = page.evaluate(RUN_ONE, 1)
+            assert time.monotonic() - began < 5 and f" {number} " in said
+            return said
+
+        start.click()
+        before = frame_of(cell, lambda n: n > 1)
+        expect(stop).to_be_enabled()
+        bar = cell.get_by_role("progressbar", name="Frames")
+        expect(bar).to_have_attribute("max", "100")
+        expect(cell.get_by_role("img", name="Picture 1 of frame 1", exact=True)).to_be_visible()
+        assert "['opened']" in run_another()
+        frame_of(cell, lambda n: n > before + 3)  # goes on by itself
+        stop.click()
+        expect(cell).to_contain_text(re.compile(r"Stopped after \d+ frames\."), timeout=5_000)
+        assert "['opened', 'closed']" in (said := run_another()) and said.endswith(" []\n")
+
+        start.click()
+        before = frame_of(cell, lambda n: n > 5)
+        start.click()
+        frame_of(cell, lambda n: n < before)  # begins anew
+        page.evaluate("jupyterapp.commands.execute('kernelmenu:interrupt')")
+        expect(cell).to_contain_text("Stopped after", timeout=5_000)
+        said = run_another()
+        assert f"{['opened', 'closed'] * 3}" in said and said.endswith(" []\n")
+
+        retype(cell.get_by_label("Seconds", exact=True), "0")
+        start.click()
+        expect(cell).to_contain_text("Done: 100 frames.")
+        image = cell.get_by_role("img", name="Picture 1 of frame 100", exact=True)
+        expect(image).to_have_js_property("naturalWidth", 32)
+        expect(stop).to_be_disabled()
+
+
+def test_a_cell_run_again_stops_its_film(film):
+    page = film.page
+    with explained(film):
+        page.evaluate(RUN_ONE, 0)
+        cell = film.scrolled(0)
+        cell.get_by_role("button", name="Start").click()
+        frame_of(cell, lambda n: n > 1)
+        page.evaluate(RUN_ONE, 0)
+        said = page.evaluate(RUN_ONE, 1)
+        assert "['closed']" in said and said.endswith(" []\n")  # the new log has its end
+        cell = film.scrolled(0)
+        expect(cell).not_to_contain_text(" of 100")
+        for fault in ("Error displaying widget", "model not found", "Traceback"):
+            expect(cell).not_to_contain_text(fault)

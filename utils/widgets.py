@@ -1,20 +1,28 @@
-"""Widgets that answer a question: controls on top, one live answer under them.
+"""Widgets that answer a question: controls on top, one live answer or film under them.
 
 A widget never shows a traceback: what goes wrong is one red line. The stored page shows
 the sentence given as `about`; the controls appear when the cell runs.
 """
 
+import asyncio
 import base64
+import contextlib
 import html
 import io
-from collections.abc import Callable
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import ipywidgets
+from IPython import get_ipython
 from IPython.display import display
 from torch import Tensor
 
-from utils import pictures, plots
+from utils import device, pictures, plots
 
 MAX_TEXT = 500
 MAX_SENTENCE = 280
@@ -147,21 +155,247 @@ def live(controls: list, draw: Callable[..., str], about: str) -> None:
     """
     answer = ipywidgets.HTML()
 
-    def values():
-        for control in controls:
-            yield uploaded(control) if isinstance(control, ipywidgets.FileUpload) else control.value
-
     def update(_=None):
         try:
-            answer.value = draw(*values())
+            answer.value = draw(*values(controls))
         except Exception as error:
             answer.value = red(sentence(error))
 
     for control in controls:
         control.observe(update, names="value")
     update()
-    views = [getattr(control, "view", control) for control in controls]
-    show(ipywidgets.VBox([*views, answer]), about)
+    show(ipywidgets.VBox([*views(controls), answer]), about)
+
+
+def values(controls: list) -> list:
+    """What the controls hold; an upload button, its picture or None. Raises PictureError."""
+    return [
+        uploaded(control) if isinstance(control, ipywidgets.FileUpload) else control.value
+        for control in controls
+    ]
+
+
+def views(controls: list) -> list:
+    return [getattr(control, "view", control) for control in controls]
+
+
+def progress(items: Iterable, name: str) -> Iterator:
+    """Yield the items and show how many are done, in a cell that takes long.
+
+    What is stored on the page is one line, the same on every machine.
+    """
+    items, view = list(items), ipywidgets.HTML()
+    show(view, f"Progress of {name}.")
+    for done in range(len(items) + 1):
+        said = html.escape(f"{name}: {done} of {len(items)} done")
+        view.value = bar(done, len(items), name) + said
+        if done < len(items):
+            yield items[done]
+    print(f"{name}: {len(items)} done")
+
+
+def bar(done: int, total: int, name: str) -> str:
+    return f'<progress max="{total}" value="{done}" aria-label="{html.escape(name)}"></progress> '
+
+
+# ---------------------------------------------------------------- films
+
+
+def film(
+    controls: list,
+    frames: Callable[..., Iterator],
+    about: str,
+    *,
+    steps=None,
+    strip: int = 0,
+    size: int = 160,
+) -> None:
+    """Show `controls`, Start and Stop, and the pictures that `frames(*values)` yields.
+
+    frames: a generator function. It yields pictures (B, 3, H, W) in [0, 1], the last being
+    the result, or (pictures, score): then those with the highest score are the result.
+    steps: how many frames there will be, where that is known: a number, or one of the
+    controls. strip: shows the way there as well, in at most so many small frames.
+
+    Start takes the controls as they are; pressed again, it begins anew. Stop, or the
+    kernel's interrupt button, ends a film after the frame it is at and closes the generator.
+    One film plays at a time, and it waits while a cell runs. Errors become one red line.
+    """
+    if _film and _film.about == about:  # this cell was run before
+        _film.stop()
+    show(Film(controls, frames, about, steps, strip, size).view, about)
+
+
+END = object()
+REDRAW = 0.1  # seconds from one picture on the page to the next, at least
+_film = None  # the one started last; no other plays
+_cells = 0  # how many run
+_turn = threading.Condition()  # frames and cells take turns, for both draw, seed and train
+
+
+class Film:
+    """The widget of `film`. A thread makes the frames, so that Stop is heard meanwhile.
+
+    The thread ends with its film. What a generator leaves switched between two frames, such
+    as `torch.no_grad()`, is switched for its thread alone.
+    """
+
+    def __init__(self, controls: list, frames, about: str, steps, strip: int, size: int):
+        self.controls, self.frames, self.about = controls, frames, about
+        self.steps, self.strip, self.size = steps, strip, size
+        self.start_button = ipywidgets.Button(description="Start", button_style="primary")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
+        self.start_button.on_click(self.start)
+        self.stop_button.on_click(self.stop)
+        self.line, self.screen, self.way = (ipywidgets.HTML() for _ in range(3))
+        buttons = ipywidgets.HBox([self.start_button, self.stop_button])
+        self.view = ipywidgets.VBox([*views(controls), buttons, self.line, self.screen, self.way])
+        self.run = self.thread = None
+
+    def start(self, _=None) -> None:
+        global _film
+        before = None
+        if _film:
+            _film.stop()
+            before = _film.thread
+        _film, self.run = self, object()  # this run is on until something replaces it
+        self.thread = threading.Thread(target=self.play, args=(self.run, before), daemon=True)
+        self.thread.start()
+        heed_interrupts()
+
+    def stop(self, _=None) -> None:
+        self.run = None
+
+    def play(self, run: object, before: threading.Thread | None) -> None:
+        if before:
+            before.join()
+        self.stop_button.disabled = False
+        self.screen.value = self.way.value = ""
+        self.line.value = "waiting for the first frame …"
+        try:
+            self.line.value = self.project(run)
+        except BaseException as error:  # SystemExit, too: a thread has no one else to tell
+            self.line.value = red(sentence(error))
+        self.stop_button.disabled = True
+
+    def project(self, run: object) -> str:
+        """Show frame after frame and, in the end, the result; returns what to say then."""
+        total = getattr(self.steps, "value", self.steps)
+        last = best = None
+        way, stride, drawn = [], 1, 0.0
+        try:
+            with contextlib.closing(self.shots(run)) as shots:
+                for count, (pictures, score) in enumerate(shots, 1):
+                    last = Shot(count, pictures, score)
+                    if score is not None and (best is None or score > best.score):
+                        best = last
+                    if self.strip and (count - 1) % stride == 0:
+                        small = "<br>".join(last.thumbnails(self.size * 2 // 5))
+                        way.append(f"<div style='display:inline-block'>{small}</div>")
+                        if len(way) > self.strip:
+                            way, stride = way[::2], 2 * stride
+                        self.way.value = "".join(way)
+                    if time.monotonic() - drawn > REDRAW:
+                        drawn = time.monotonic()
+                        self.screen.value = "".join(last.thumbnails(self.size))
+                        self.line.value = place(last, best, total)
+        finally:
+            if last:
+                self.screen.value = "".join((best or last).thumbnails(self.size))
+        stopped = self.run is not run
+        if not (last or stopped):
+            raise ValueError("No frame came; choose other settings.")
+        count = last.number if last else 0
+        ending = f"{'Stopped after' if stopped else 'Done:'} {count} frame{'s' * (count != 1)}."
+        return ending + (f" The best is shown: {best}." if best else "")
+
+    def shots(self, run: object) -> Iterator[tuple[Tensor, float | None]]:
+        """Pictures and score of every frame, each made while no cell runs."""
+        made = (lambda: (yield from self.frames(*values(self.controls))))()
+        try:
+            while True:
+                device.share_cores()
+                with _turn:
+                    while _cells and self.run is run:
+                        _turn.wait(0.1)
+                    frame = next(made, END) if self.run is run else END
+                if frame is END:
+                    return
+                yield checked(frame)
+        finally:
+            with _turn:
+                made.close()
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame of a film: its number, counted from 1, its pictures (B, 3, H, W), its score."""
+
+    number: int
+    pictures: Tensor
+    score: float | None
+
+    def __str__(self) -> str:
+        return f"frame {self.number}" + ("" if self.score is None else f", score {self.score:.3g}")
+
+    def thumbnails(self, size: int) -> list[str]:
+        return [
+            thumbnail(picture, size, f"Picture {i} of {self}")
+            for i, picture in enumerate(self.pictures, 1)
+        ]
+
+
+def checked(frame) -> tuple[Tensor, float | None]:
+    """What a generator yielded as pictures of its own, for it may change them, and score."""
+    pictures, score = frame if isinstance(frame, tuple) and len(frame) == 2 else (frame, None)
+    shape = getattr(pictures, "shape", ())
+    if not isinstance(pictures, Tensor) or len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        seen = tuple(shape) or f"a {type(pictures).__name__}"
+        raise ValueError(f"A frame is {seen}; yield pictures (B, 3, H, W).")
+    score = None if score is None else float(score)
+    if not pictures.isfinite().all() or not math.isfinite(score or 0):
+        raise ValueError("A frame holds what is no number; choose gentler settings.")
+    return pictures.detach().to("cpu", copy=True), score
+
+
+def place(last: Shot, best: Shot | None, total: int | None) -> str:
+    """How far a film is, as HTML."""
+    line, best_line = str(last), f"; best so far: {best}" if best else ""
+    if not total:
+        return line + best_line
+    total = max(total, last.number)
+    number = f"{last.number} of {total}"
+    return bar(last.number, total, "Frames") + line.replace(str(last.number), number, 1) + best_line
+
+
+def heed_interrupts() -> None:
+    """Let the kernel's interrupt button stop a film: between cells, a kernel ignores it."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may
+    with contextlib.suppress(RuntimeError):  # no loop: no kernel
+        # soon, for now the kernel has set its own way, and will put back the old one
+        asyncio.get_running_loop().call_soon(signal.signal, signal.SIGINT, lambda *_: _film.stop())
+
+
+def cell_starts(_) -> None:
+    global _cells
+    with _turn:
+        _cells += 1
+    device.share_cores()
+
+
+def cell_ends(_) -> None:
+    global _cells
+    with _turn:
+        _cells = max(0, _cells - 1)  # the start of the cell that imports this went unseen
+
+
+if shell := get_ipython():
+    shell.events.register("pre_run_cell", cell_starts)
+    shell.events.register("post_run_cell", cell_ends)
+
+
+# ---------------------------------------------------------------- pieces
 
 
 def show(widget, about: str) -> None:
