@@ -147,6 +147,8 @@ def test_a_run_is_looked_at_and_its_card_has_the_curve(place):
     for step in told["looks"]:
         with Image.open(place / "runs" / "toy" / f"look-{step}.png") as picture:
             assert picture.size == (8, 4)
+    with Image.open(place / "toy.webp") as rows:
+        assert rows.size == (8, 4 * 5)
 
 
 def test_the_curve_of_a_resumed_run_is_that_of_a_whole_one(place, monkeypatch):

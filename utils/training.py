@@ -179,6 +179,7 @@ def run(
         group.setdefault("peak", group["lr"])
     device = groups[0]["params"][0].device
     for step in range(start, steps):
+        devices.share_cores()
         torch.manual_seed(seed * 1_000_003 + step)
         for group in groups:
             group["lr"] = group["peak"] * schedule(step, steps, warmup)

@@ -210,13 +210,14 @@ def pretrain(
     arguments = json.loads(json.dumps(asdict(recipe)))
     state = runs / name / "state.safetensors"
     note = {"step": 0, "seconds": 0.0, "recipe": arguments, "data": emoji_hash(), "losses": []}
-    note |= {"looks": {}, "sum": 0.0, "threads": torch.get_num_threads()}
+    note |= {"looks": {}, "sum": 0.0, "threads": devices.share_cores()}
     if state.exists():
         note = resume(state, arguments, learner, optimizers, average)
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(note["threads"])  # another number rounds otherwise
         if first:
             report(f"{name}: resuming at step {note['step']} of {recipe.steps}\n")
+    # one number from the first step to the last: another rounds otherwise
+    chosen = "OMP_NUM_THREADS" in os.environ
+    devices.keep_threads(torch.get_num_threads() if chosen else note["threads"])
     start, seconds, began = note["step"], note["seconds"], time.monotonic()
     looks = {max(1, round(share * recipe.steps)) for share in LOOKS}
     block = -(-recipe.steps // POINTS)  # steps whose mean loss is a point of the curve
@@ -286,6 +287,7 @@ def pretrain(
             card["losses"] = note["losses"]
         card["licence"] = LICENCE
         checkpoints.save(model, name, card, folder, borrows)
+    show_looks(runs / name, folder / f"{name}.webp")
     return card
 
 
@@ -301,6 +303,14 @@ def keep_pictures(seen: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     row = seen.detach().float().cpu().clamp(0, 1).permute(1, 2, 0, 3).flatten(2)  # (3, H, N·W)
     tensors.put(path, lambda temporary: pictures.to_pil(row).save(temporary, "PNG"))
+
+
+def show_looks(run: Path, path: Path) -> None:
+    """Write the pictures of a run's looks, one row each, the first on top, as one WebP."""
+    found = sorted(run.glob("look-*.png"), key=lambda p: int(p.stem.split("-")[1]))
+    if found:
+        rows = torch.cat([pictures.read(look) for look in found], 1)  # (3, looks·H, N·W)
+        tensors.put(path, lambda temporary: pictures.to_pil(rows).save(temporary, "WEBP"))
 
 
 def report(text: str) -> None:
