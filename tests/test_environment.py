@@ -24,6 +24,7 @@ DIRECT = [
 PINS = machine.pins()
 # Installed on other systems only, so that nothing here can tell who asks for them.
 ELSEWHERE = {"appnope", "colorama", "overrides", "pexpect", "ptyprocess", "pywinpty"}
+ELSEWHERE |= {"win32-setctime"}
 
 
 def installed() -> dict[str, str]:

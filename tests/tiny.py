@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
+from utils.recipes import autoencoders, engine
 from utils.recipes import clip as clips
-from utils.recipes import engine
 
 PROMPTS = [
     "a picture of a red fox",
@@ -64,9 +64,24 @@ def clip(image: dict, text: dict, **settings) -> Tiny:
     )
 
 
+CODED = {"width": 16, "latent": 8, "steps": 40, "batch": 8, "warmup": 4, "continuous": 2}
+
+
+def codes(recipe: engine.Recipe) -> Tiny:
+    """A model that writes pictures as codes."""
+
+    def use(model: nn.Module) -> list[Tensor]:
+        device = next(model.parameters()).device
+        grid = torch.arange(2 * 8 * 8, device=device).view(2, 8, 8) % recipe.codes
+        return [model.encode(pictures().to(device)), model.decode(grid)]
+
+    return Tiny(recipe, use)
+
+
 MODELS = {
     "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
     "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
+    "vq_vae": codes(autoencoders.Recipe(factor=4, codes=32, **CODED)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

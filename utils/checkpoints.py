@@ -18,6 +18,7 @@ from utils.tensors import CheckpointError, fill, own_state, read, sha256, write,
 MODELS = {
     "clip": "utils.bricks.clip:CLIP",
     "clip_resnet": "utils.bricks.clip:CLIP",
+    "vq_vae": "utils.bricks.vq_vae:VQVAE",
 }
 
 
