@@ -79,6 +79,7 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 class Lesson:
     """A notebook in the browser."""
 
+    name: str
     page: object
     log: Path
     said: list[str] = field(default_factory=list)
@@ -187,7 +188,7 @@ def lesson(request, lab):
 def opened(browser, address: str, name: str, token: str, log: Path) -> Lesson:
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(MINUTE)
-    lesson = Lesson(page, log)
+    lesson = Lesson(name, page, log)
     page.on("console", lambda message: lesson.said.append(f"{message.type}: {message.text}"))
     page.on(
         "response",
@@ -373,34 +374,35 @@ def test_every_control_changes_the_answer(lesson):
 # A learner's hands
 
 
-@pytest.mark.parametrize(
-    "lesson, label, words, seen",
-    [
-        (WELCOME, "keyword", "drink", "beer mug"),
-        (PROMPTING, "Prompts", "a red apple\nseven wild dogs", "seven wild dogs"),
-        (PROMPTING, "Search", "猫", "cat"),
+TYPED = {  # a field, what is typed, what the answer has then
+    WELCOME: [("keyword", "drink", "beer mug")],
+    PROMPTING: [
+        ("Prompts", "a red apple\nseven wild dogs", "seven wild dogs"),
+        ("Search", "猫", "cat"),
     ],
-    indirect=["lesson"],
-)
-def test_typing_changes_the_answer(lesson, label, words, seen):
+}
+
+
+# "lesson" alone, for pytest keeps together what shares a lesson only so
+@pytest.mark.parametrize("lesson", TYPED, indirect=True)
+def test_typing_changes_the_answer(lesson):
     with explained(lesson):
-        box, answer = lesson.widget(label)
-        count, before = len(lesson.page.evaluate(SOURCES)), answer.inner_html()
-        expect(answer).not_to_contain_text(seen)
-        retype(box, words)
-        expect(answer).to_contain_text(seen)
-        expect(answer).not_to_contain_text("✗")
-        assert answer.inner_html() != before and answer.locator("img").count() > 0
-        assert len(lesson.page.evaluate(SOURCES)) == count  # no key went to the notebook
+        for label, words, seen in TYPED[lesson.name]:
+            box, answer = lesson.widget(label)
+            count, before = len(lesson.page.evaluate(SOURCES)), answer.inner_html()
+            expect(answer).not_to_contain_text(seen)
+            retype(box, words)
+            expect(answer).to_contain_text(seen)
+            expect(answer).not_to_contain_text("✗")
+            assert answer.inner_html() != before and answer.locator("img").count() > 0
+            assert len(lesson.page.evaluate(SOURCES)) == count  # no key went to the notebook
 
 
-@pytest.mark.parametrize(
-    "lesson, label", [(WELCOME, "keyword"), (PROMPTING, "Prompts")], indirect=["lesson"]
-)
+@pytest.mark.parametrize("lesson", TYPED, indirect=True)
 @pytest.mark.parametrize("words", ["", "zzzz " * 120])
-def test_a_typed_fault_is_one_red_line_and_can_be_mended(lesson, label, words):
+def test_a_typed_fault_is_one_red_line_and_can_be_mended(lesson, words):
     with explained(lesson):
-        box, answer = lesson.widget(label)
+        box, answer = lesson.widget(TYPED[lesson.name][0][0])
         retype(box, words or " ")
         expect(answer).to_contain_text(re.compile("^✗ [^\n]{9,290}$"))
         expect(answer.locator("> *")).to_have_count(1)
