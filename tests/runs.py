@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401  else each run's first optimizer imports it, for a second
 
 from tests import tiny
 from tools import pretrain

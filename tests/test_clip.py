@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -311,7 +312,8 @@ def worker(rank: int, folder: str) -> None:
 def test_two_processes_have_the_gradients_of_one(tmp_path, monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", "cpu")
     wanted = gradients_of_one_step()
-    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="forkserver")
+    start = "forkserver" if os.name == "posix" else "spawn"
+    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method=start)
     for rank in range(2):
         seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, gradient in wanted.items():
