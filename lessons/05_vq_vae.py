@@ -81,14 +81,15 @@ def palette_of(pixels: Tensor, size: int, turns: int = 8) -> tuple[Tensor, Tenso
 
 rainbow = train.where(label_en="rainbow", style="fluent").pictures[0].float() / 255
 pixels = rainbow.flatten(1).T  # (4096, 3)
-versions, captions = [rainbow], ["24 bits a pixel"]
+versions, captions = [rainbow], ["original"]
+print("24 bits a pixel:", 64 * 64 * 3, "bytes")
 for bits in (1, 2, 4):
     codes, chosen = palette_of(pixels, 2**bits)
     versions.append(codes[chosen].T.view(3, 64, 64))
-    captions.append(f"{2**bits} colours, {bits} bits a pixel: {512 * bits} bytes")
+    captions.append(f"{2**bits} colours")
+    print(f"{2**bits} colours, {bits} bits a pixel:", 64 * 64 * bits // 8, "bytes")
 alt = "A rainbow with 2, 4, 16 colours"
 plots.grid(torch.stack(versions), captions, alt=alt, columns=4, size=64)
-print("bytes as it is:", 64 * 64 * 3)
 
 # %% [markdown]
 # A palette writes each pixel by itself. Neighbours are alike, so most of those symbols
@@ -438,7 +439,7 @@ vae = fit_bottleneck(variational, "a variational autoencoder")
 rows = [drawn_from(autoencoder, noise), drawn_from(vae, noise), rebuilt(vae, originals)]
 plots.grid(
     torch.cat(rows),
-    ["autoencoder, noise"] * 4 + ["VAE, noise"] * 4 + ["VAE, rebuilt"] * 4,
+    ["AE, noise"] * 4 + ["VAE, noise"] * 4 + ["VAE, rebuilt"] * 4,
     alt="From the same noise the autoencoder draws shapes on grey, the VAE something "
     "between a face and a thing, on white",
     columns=4,
@@ -776,15 +777,38 @@ def check_pictures(pictures: Tensor, factor: int) -> None:
 # %% [markdown]
 # ## It learns
 #
-# A small one first, live, on whole pictures: 16×16 codes of a list of 256. The loss is
-# squared and absolute error, and a little of the commitment. *Muon* makes the hidden
-# matrices learn several times faster than AdamW does (Jordan et al. 2024); AdamW has
-# the rest. Every parameter gets a role, so that none is forgotten.
+# The loss is squared and absolute error, and a little of the commitment. *Muon* makes
+# the hidden matrices learn several times faster than AdamW does (Jordan et al. 2024);
+# AdamW has the rest. Every parameter gets a role, so that none is forgotten.
+
+
+# %% tags=["brick"]
+def difference(drawn: Tensor, pictures: Tensor) -> Tensor:
+    """4 × squared + absolute error, (B, 3, H, W) twice → a scalar.
+
+    The one keeps colours right, the other edges sharp.
+    """
+    error = drawn - pictures
+    return 4 * error.square().mean() + error.abs().mean()
+
+
+def roles(model: nn.Module) -> dict[str, list[str]]:
+    """Names of an autoencoder's parameters by role, see `utils.training.by_role`.
+
+    Edges read or write pixels: the encoder's first layer and the decoder's last.
+    """
+    names = [name for name, p in model.named_parameters() if p.ndim > 1]
+    first = next(name for name in names if name.startswith("encoder."))
+    last = next(name for name in reversed(names) if name.startswith("decoder."))
+    hidden = [name for name in names if name not in (first, last)]
+    return {"matrix": hidden, "edge": [first, last]}
+
+
+# %% [markdown]
+# A small one first, live, on whole pictures: 16×16 codes of a list of 256.
+
 
 # %%
-from utils.recipes.autoencoders import difference, roles
-
-
 def optimizer_of(model: nn.Module) -> training.MuonAdamW:
     found = training.by_role(model, roles(model))
     return training.MuonAdamW(found, lr=2e-3, matrix_lr=0.02, weight_decay=0.01)
@@ -1049,7 +1073,7 @@ grids = [uniform, loose.view(3, 16, 16), sample_codes(prior, 3, generator).cpu()
 drawn = [model.decode(codes.to(device.pick())).cpu() for codes in grids]
 plots.grid(
     torch.cat(drawn),
-    ["any code"] * 3 + ["by frequency"] * 3 + ["by neighbours"] * 3,
+    ["any"] * 3 + ["frequent"] * 3 + ["prior"] * 3,
     alt="Random codes are confetti, frequent ones confetti on white; the prior draws a "
     "few patches that hold together on clean white",
     columns=3,

@@ -229,3 +229,24 @@ def check_pictures(pictures: Tensor, factor: int) -> None:
     if pictures.shape[2] % factor or pictures.shape[3] % factor:
         size = "×".join(map(str, pictures.shape[2:]))
         raise ValueError(f"a side of {size} is no multiple of {factor}; resize first")
+
+
+def difference(drawn: Tensor, pictures: Tensor) -> Tensor:
+    """4 × squared + absolute error, (B, 3, H, W) twice → a scalar.
+
+    The one keeps colours right, the other edges sharp.
+    """
+    error = drawn - pictures
+    return 4 * error.square().mean() + error.abs().mean()
+
+
+def roles(model: nn.Module) -> dict[str, list[str]]:
+    """Names of an autoencoder's parameters by role, see `utils.training.by_role`.
+
+    Edges read or write pixels: the encoder's first layer and the decoder's last.
+    """
+    names = [name for name, p in model.named_parameters() if p.ndim > 1]
+    first = next(name for name in names if name.startswith("encoder."))
+    last = next(name for name in reversed(names) if name.startswith("decoder."))
+    hidden = [name for name in names if name not in (first, last)]
+    return {"matrix": hidden, "edge": [first, last]}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from utils import device as devices
 from utils import training
-from utils.bricks.vq_vae import VQVAE, psnr
+from utils.bricks.vq_vae import VQVAE, difference, psnr, roles
 from utils.data import Pairs
 from utils.recipes import engine
 
@@ -60,27 +60,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def roles(model: nn.Module) -> dict[str, list[str]]:
-    """Edges read or write pixels: the first layer of the encoder, the last of the decoder."""
-    names = [name for name, p in model.named_parameters() if p.ndim > 1]
-    first = next(name for name in names if name.startswith("encoder."))
-    last = next(name for name in reversed(names) if name.startswith("decoder."))
-    edges = [first, last]
-    return {"matrix": [name for name in names if name not in edges], "edge": edges}
-
-
 def batch(train: Pairs, size: int, seed: int, step: int, device) -> Tensor:
     """The pictures of one step, (B, 3, S, S) in [0, 1]: every picture once in each epoch."""
     epoch, place = divmod(step, max(1, len(train) // size))
     order = torch.randperm(len(train), generator=devices.generator(seed, epoch))
     chosen = train.pictures[order[place * size : (place + 1) * size]]
     return chosen.to(device).float().div_(255)
-
-
-def difference(drawn: Tensor, pictures: Tensor) -> Tensor:
-    """Squared and absolute error: the one keeps colours right, the other edges sharp."""
-    error = drawn - pictures
-    return 4 * error.square().mean() + error.abs().mean()
 
 
 def clean(pairs: Pairs) -> Tensor:
