@@ -1028,7 +1028,7 @@ def prior_loss(step: int) -> Tensor:
     return F.cross_entropy(prior(batch).flatten(0, 2).float(), batch.flatten())
 
 
-training.fit(prior, prior_loss, 120, lr=3e-3, name="a prior")
+losses = training.fit(prior, prior_loss, 120, lr=3e-3, name="a prior")
 
 # %%
 counts = torch.bincount(texts.flatten(), minlength=model.codes) + 1.0
