@@ -31,6 +31,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from tools import export, reads
+from utils.machine import cores
 from utils.paths import ROOT
 
 SECONDS, GIGABYTES, BYTES = 90, 2.5, 1_000_000  # what a lesson may take
@@ -170,8 +171,10 @@ def execute(lesson: Lesson) -> tuple[nbformat.NotebookNode, float, float | None]
     settings = folder.parent / ".jupyter" / "ipython"
     settings.mkdir(parents=True, exist_ok=True)
     places = {"PYTHONPATH": path, "IPYTHONDIR": str(settings)}
+    # all cores, whatever else runs: another number of threads rounds otherwise
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores()))}
     tree, start = lesson.tree, time.perf_counter()
-    with client.setup_kernel(env=os.environ | ENVIRONMENT | places):
+    with client.setup_kernel(env=os.environ | ENVIRONMENT | places | threads):
         ask = run_sync(partial(client.kc.execute_interactive, silent=True, allow_stdin=False))
         ask(reads.WATCH)
         for index, cell in enumerate(notebook.cells):
