@@ -90,6 +90,36 @@ def grid(
     show(fig, alt)
 
 
+def picture_rows(named: dict[str, Tensor], *, alt: str, size: int = 72) -> None:
+    """Rows of pictures, (N, 3, H, W) each, one above the other, each under its name.
+
+    size: how high they are shown. They are stored as a JPEG: as PNGs, many drawn pictures
+    would fill a notebook.
+    """
+    from matplotlib import get_data_path
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 12)
+    gap, line = 8, 18
+    wide = {name: size * p.shape[3] // p.shape[2] for name, p in named.items()}
+    most = max(len(p) * (wide[name] + gap) for name, p in named.items())
+    page = PILImage.new("RGB", (most + gap, len(named) * (size + line + gap)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (name, pictures) in enumerate(named.items()):
+        y = i * (size + line + gap) + line
+        pen.text((gap, y - line + 1), name, "black", font)
+        for j, picture in enumerate(pictures):
+            x = gap + j * (wide[name] + gap)
+            page.paste(to_pil(picture).resize((wide[name], size), PILImage.BICUBIC), (x, y))
+            # white on white would have no edge
+            pen.rectangle((x - 1, y - 1, x + wide[name], y + size), outline="#d0d4da")
+    buffer = io.BytesIO()
+    page.save(buffer, "JPEG", quality=80, optimize=True)
+    image = Image(buffer.getvalue(), format="jpeg", alt=alt)
+    content, metadata = image._repr_mimebundle_()
+    display(content | {"text/plain": f"[{alt}]"}, raw=True, metadata=metadata)
+
+
 def _corner(i, columns, step_x, step_y, gap, top):
     return gap + (i % columns) * step_x, top + gap + (i // columns) * step_y
 
