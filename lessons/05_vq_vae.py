@@ -755,13 +755,18 @@ class VQVAE(nn.Module):
 
         Raises ValueError for a code that the codebook does not have.
         """
-        if codes.ndim != 3 or codes.dtype != torch.long:
-            seen = f"{codes.dtype} {tuple(codes.shape)}"
-            raise ValueError(f"codes are int64 (B, h, w); these are {seen}")
-        if codes.numel() and not 0 <= codes.min() <= codes.max() < self.codes:
-            bad = codes.min() if codes.min() < 0 else codes.max()
-            raise ValueError(f"code {bad} is not in the codebook of {self.codes}")
+        check_codes(codes, self.codes)
         return self.draw(self.codebook.vectors[codes]).clamp(0, 1)
+
+
+def check_codes(codes: Tensor, count: int) -> None:
+    """Raise ValueError unless these are codes of a codebook with `count` vectors."""
+    if codes.ndim != 3 or codes.dtype != torch.long:
+        seen = f"{codes.dtype} {tuple(codes.shape)}"
+        raise ValueError(f"codes are int64 (B, h, w); these are {seen}")
+    if codes.numel() and not 0 <= codes.min() <= codes.max() < count:
+        bad = codes.min() if codes.min() < 0 else codes.max()
+        raise ValueError(f"code {bad} is not in the codebook of {count}")
 
 
 def check_pictures(pictures: Tensor, factor: int) -> None:

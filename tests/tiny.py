@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, engine
+from utils.recipes import autoencoders, dvae, engine
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -82,6 +82,7 @@ MODELS = {
     "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
     "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
     "vq_vae": codes(autoencoders.Recipe(factor=4, codes=32, **CODED)),
+    "dvae": codes(dvae.Recipe(factor=4, codes=32, **CODED)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

@@ -19,6 +19,7 @@ MODELS = {
     "clip": "utils.bricks.clip:CLIP",
     "clip_resnet": "utils.bricks.clip:CLIP",
     "vq_vae": "utils.bricks.vq_vae:VQVAE",
+    "dvae": "utils.bricks.dvae:DVAE",
 }
 
 

@@ -1,5 +1,5 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip
+from utils.recipes import autoencoders, clip, dvae
 
-RECIPES = {**clip.RECIPES, **autoencoders.RECIPES}
+RECIPES = {**clip.RECIPES, **autoencoders.RECIPES, **dvae.RECIPES}
