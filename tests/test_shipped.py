@@ -330,7 +330,10 @@ def test_the_readme_says_what_the_cards_say():
     metrics = {name: checkpoints.card(name)["metrics"] for name in NAMES}
     top1 = [metrics[name]["unseen_en_top1"] for name in ("clip", "clip_resnet")]
     assert "the CLIPs name {:.0f} and {:.0f} % right".format(*top1) in readme(ROOT)
-    assert f"rebuilds unseen ones at {metrics['vq_vae']['psnr']:.0f} dB" in readme(ROOT)
+    decibels = {name: f"{metrics[name]['psnr']:.0f} dB" for name in ("vq_vae", "dvae", "vqgan")}
+    assert f"rebuilds unseen ones at {decibels['vq_vae']}" in readme(ROOT)
+    assert f"the dVAE, with as many, at {decibels['dvae']}" in readme(ROOT)
+    assert f"the VQGAN in 80 bytes, at {decibels['vqgan']}" in readme(ROOT)
 
 
 @pytest.mark.slow

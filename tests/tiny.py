@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, dvae, engine
+from utils.recipes import autoencoders, dvae, engine, vqgan
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -83,6 +83,8 @@ MODELS = {
     "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
     "vq_vae": codes(autoencoders.Recipe(factor=4, codes=32, **CODED)),
     "dvae": codes(dvae.Recipe(factor=4, codes=32, **CODED)),
+    "vqgan": codes(vqgan.Recipe(factor=8, codes=32, critic_start=20, **CODED)),
+    "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

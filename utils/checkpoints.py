@@ -20,6 +20,8 @@ MODELS = {
     "clip_resnet": "utils.bricks.clip:CLIP",
     "vq_vae": "utils.bricks.vq_vae:VQVAE",
     "dvae": "utils.bricks.dvae:DVAE",
+    "vqgan": "utils.bricks.vq_vae:VQVAE",
+    "vqgan_l2": "utils.bricks.vq_vae:VQVAE",
 }
 
 

@@ -1,5 +1,5 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip, dvae
+from utils.recipes import autoencoders, clip, dvae, vqgan
 
-RECIPES = {**clip.RECIPES, **autoencoders.RECIPES, **dvae.RECIPES}
+RECIPES = {**clip.RECIPES, **autoencoders.RECIPES, **dvae.RECIPES, **vqgan.RECIPES}
