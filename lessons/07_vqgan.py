@@ -745,8 +745,8 @@ def inspect(which, own, name, zoom) -> str:
     images = [widgets.thumbnail(v, 192, a) for v, a in zip(large, alts, strict=True)]
     row = compare({name: decoders[name]}, picture)[name]
     return (
-        f"<p>{''.join(images)}</p><p>{row['dB']:.1f} dB · guide {row['guide']:.3f} · "
-        f"judge {row['judge']:.3f}</p>"
+        f"<p>{''.join(images)}</p><p>{name}, zoom {zoom:.2f}: {row['dB']:.1f} dB · "
+        f"guide {row['guide']:.3f} · judge {row['judge']:.3f}</p>"
     )
 
 
