@@ -745,7 +745,7 @@ def inspect(which, own, name, zoom) -> str:
     images = [widgets.thumbnail(v, 192, a) for v, a in zip(large, alts, strict=True)]
     row = compare({name: decoders[name]}, picture)[name]
     return (
-        f"<p>{''.join(images)}</p><p>{name}, zoom {zoom:.2f}: {row['dB']:.1f} dB · "
+        f"<p>{''.join(images)}</p><p>{name}, zoom {zoom}: {row['dB']:.1f} dB · "
         f"guide {row['guide']:.3f} · judge {row['judge']:.3f}</p>"
     )
 
@@ -756,7 +756,7 @@ widgets.live(
         choice,
         widgets.upload(instead_of=choice),
         widgets.choice("Losses", list(decoders), "+ critic"),
-        widgets.slider("Zoom", 1.0, 1.0, 4.0),
+        widgets.slider("Zoom", 1, 1, 4),
     ],
     inspect,
     "One picture through five decoders.",
