@@ -252,7 +252,8 @@ KIND = """node => node.matches('.noUi-handle') ? 'slider'
     : node.matches('button') ? node.innerText : node.type"""
 ANSWER = """cell => [...cell.querySelectorAll('.widget-html-content, img.widget-image')].map(
     node => node.src ?? node.innerHTML).join()"""
-VALUE = "node => node.getAttribute('aria-valuenow') ?? node.value"
+# a handle's aria-valuenow has one decimal, its text all
+VALUE = "node => node.getAttribute('aria-valuetext') ?? node.value"
 MISSING = "is not on disk"  # OpenAI's weights, where the learner has not fetched them
 
 
@@ -288,6 +289,22 @@ def step(control) -> Callable[[], None]:
         control.press("Tab")
 
     return back
+
+
+def test_a_slider_of_small_steps_goes_up_and_back(lab):
+    code = "from utils import widgets\nwidgets.live([widgets.slider('Heat', 0.0, 0.0, 1.0)], str, '')"
+    lesson = lab("small-steps", code)
+    with explained(lesson):
+        assert lesson.page.evaluate(RUN_ALL) is True
+        (cell,) = lesson.cells()
+        handle, answer = cell.locator(".noUi-handle"), cell.locator(".widget-html-content")
+        back = step(handle)
+        expect(handle).to_have_attribute("aria-valuetext", "0.01")
+        expect(answer).to_have_text("0.01")
+        back()
+        expect(handle).to_have_attribute("aria-valuetext", "0")
+        expect(answer).to_have_text("0.0")
+    lesson.page.close()
 
 
 def reword(control) -> Callable[[], None]:
