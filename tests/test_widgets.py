@@ -169,7 +169,15 @@ def test_a_slider_has_a_labelled_box_and_limits():
     assert number.value == 7
     number.value = 99
     assert number.value == handle.value == 9
-    assert widgets.slider("Heat", 0.5, 0.0, 1.0).step == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "limits, step", [((0.0, 1.0), 0.01), ((1.0, 4.0), 0.01), ((-6.0, 7.0), 0.1), ((1.0, 99.0), 1.0)]
+)
+def test_a_slider_of_fractions_goes_in_round_steps(limits, step):
+    """From 14 of 1 to 99 the next is 15, not 14.86: a number box counts from its lower end."""
+    number = widgets.slider("Heat", limits[1], *limits)
+    assert [part.step for part in number.view.children] == [step, step]
 
 
 def test_a_choice_starts_where_it_is_told():

@@ -31,12 +31,13 @@ MAX_SENTENCE = 280
 def slider(label: str, value, low, high):
     """A slider with a labelled number box beside it; read `.value` of what is returned.
 
-    Whole numbers if `value` is one. The box is the accessible name of the pair.
+    Whole numbers if `value` is one, else about a hundred steps, of a power of ten. The
+    box is the accessible name of the pair.
     """
     whole = isinstance(value, int)
     make_handle = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     make_box = ipywidgets.BoundedIntText if whole else ipywidgets.BoundedFloatText
-    step = 1 if whole else (high - low) / 100
+    step = 1 if whole else 10 ** round(math.log10((high - low) / 100))
     limits = {"value": value, "min": low, "max": high, "step": step}
     handle = make_handle(**limits, readout=False, continuous_update=False)
     number = make_box(**limits, description=label, layout={"width": "15em"})
