@@ -13,6 +13,21 @@ REMEDY = re.compile(
 )
 
 
+NO_CODES = [  # for a codebook of 32, and how the refusal begins
+    (torch.zeros(1, 4, 4), "codes are int64 (B, h, w); these are torch.float32 (1, 4, 4)"),
+    (torch.zeros(4, 4, dtype=torch.long), "codes are int64 (B, h, w); these are torch.int64"),
+    (torch.full((1, 2, 2), 32), "code 32 is not in the codebook of 32"),
+    (torch.full((1, 2, 2), -1), "code -1 is not in the codebook of 32"),
+]
+NO_PICTURES = [  # for a factor of 4
+    (torch.rand(3, 16, 16), "pictures are float (B, 3, H, W) in [0, 1]; these are"),
+    (torch.rand(1, 1, 16, 16), "pictures are float (B, 3, H, W) in [0, 1]; these are"),
+    (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "pictures are float"),
+    (torch.rand(0, 3, 16, 16), "pictures are float"),
+    (torch.rand(1, 3, 16, 18), "a side of 16×18 is no multiple of 4; resize first"),
+]
+
+
 def refusal(action, *arguments, kind: type[ValueError] = ValueError) -> str:
     """The sentence with which an action refuses its arguments: the thing, the cause, the remedy."""
     with pytest.raises(kind) as error:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import VectorQuantizer
 from vector_quantize_pytorch import VectorQuantize
 
+from tests.helpers import NO_CODES, NO_PICTURES, noise
 from utils.bricks.vq_vae import (
     VQVAE,
     Codebook,
@@ -21,10 +22,6 @@ from utils.bricks.vq_vae import (
 from utils.data import Pairs
 from utils.recipes import autoencoders
 from utils.training import by_role
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**changes) -> VQVAE:
@@ -245,33 +242,14 @@ def test_gradients_reach_every_weight():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    "codes, said",
-    [
-        (torch.zeros(1, 4, 4), "codes are int64 (B, h, w); these are torch.float32 (1, 4, 4)"),
-        (torch.zeros(4, 4, dtype=torch.long), "codes are int64 (B, h, w); these are torch.int64"),
-        (torch.full((1, 2, 2), 32), "code 32 is not in the codebook of 32"),
-        (torch.full((1, 2, 2), -1), "code -1 is not in the codebook of 32"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("codes, said", NO_CODES, ids=str)
 def test_codes_that_are_none_are_refused(codes, said):
     with pytest.raises(ValueError) as error:
         small().decode(codes)
     assert str(error.value).startswith(said)
 
 
-@pytest.mark.parametrize(
-    "pictures, said",
-    [
-        (torch.rand(3, 16, 16), "pictures are float (B, 3, H, W) in [0, 1]; these are"),
-        (torch.rand(1, 1, 16, 16), "pictures are float (B, 3, H, W) in [0, 1]; these are"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "pictures are float"),
-        (torch.rand(0, 3, 16, 16), "pictures are float"),
-        (torch.rand(1, 3, 16, 18), "a side of 16×18 is no multiple of 4; resize first"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("pictures, said", NO_PICTURES, ids=str)
 def test_pictures_that_are_none_are_refused(pictures, said):
     with pytest.raises(ValueError) as error:
         small().encode(pictures)

@@ -15,7 +15,9 @@ from utils.recipes import engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(engine.Recipe):
+class Coded(engine.Recipe):
+    """What all that write pictures as codes have in common: their size, how they are measured."""
+
     factor: int
     codes: int
     width: int = 96
@@ -23,7 +25,20 @@ class Recipe(engine.Recipe):
     batch: int = 32
     weight_decay: float = 0.01
     warmup: int = 100
-    continuous: int = 200  # first steps without the lookup
+    continuous: int = 200  # first steps without codes
+
+    def look(self, model, splits, others):
+        pictures = clean(splits["unseen"])
+        return measure(model, pictures[::4]), rows(model, pictures[:: len(pictures) // 12][:12])
+
+    def evaluate(self, model, splits, others):
+        metrics = measure(model, clean(splits["unseen"]))
+        metrics["train_psnr"] = measure(model, clean(splits["train"])[::9])["psnr"]
+        return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Coded):
     commitment: float = 0.025
 
     def build(self, train: Pairs, others: dict[str, nn.Module]) -> VQVAE:
@@ -38,22 +53,17 @@ class Recipe(engine.Recipe):
         def loss(step: int) -> Tensor:
             pictures = batch(train, self.batch, self.seed, step, device_of(model))
             pictures = pictures[engine.share(self.batch)]
-            if step < self.continuous:
-                drawn, penalty = model.draw(model.latents(pictures)), 0.0
-            else:
-                drawn, _, penalty = model(pictures)
+            drawn, penalty = self.rebuilt(model, pictures, step)
             return difference(drawn, pictures) + self.commitment * penalty
 
         return [loss]
 
-    def look(self, model, splits, others):
-        pictures = clean(splits["unseen"])
-        return measure(model, pictures[::4]), rows(model, pictures[:: len(pictures) // 12][:12])
-
-    def evaluate(self, model, splits, others):
-        metrics = measure(model, clean(splits["unseen"]))
-        metrics["train_psnr"] = measure(model, clean(splits["train"])[::9])["psnr"]
-        return metrics
+    def rebuilt(self, model: VQVAE, pictures: Tensor, step: int) -> tuple[Tensor, Tensor | float]:
+        """Reconstructions (B, 3, S, S) and the commitment loss; at first without the lookup."""
+        if step < self.continuous:
+            return model.draw(model.latents(pictures)), 0.0
+        drawn, _, penalty = model(pictures)
+        return drawn, penalty
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -12,15 +12,9 @@ from utils.recipes import autoencoders, engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(engine.Recipe):
-    factor: int
-    codes: int
-    width: int = 96
-    latent: int = 16
-    batch: int = 32
-    weight_decay: float = 0.01
-    warmup: int = 100
-    continuous: int = 200  # first steps without codes, which then start from the latents
+class Recipe(autoencoders.Coded):
+    """Measured as `vq_vae` is; after `continuous` steps the codes start from latents."""
+
     beta: float = 0.5  # of the KL, in the end; 1 is the bound
     grow: float = 0.5  # the share of the run in which it gets there, from 0
     tau: float = 1 / 16  # the temperature in the end
@@ -52,9 +46,6 @@ class Recipe(engine.Recipe):
             return negative_elb(pictures, *model.draw(drawn), logits, beta)
 
         return [loss]
-
-    # measured as vq_vae is, to be compared with it
-    look, evaluate = autoencoders.Recipe.look, autoencoders.Recipe.evaluate
 
 
 RECIPES = {"dvae": Recipe(factor=4, codes=1024, steps=4000)}

@@ -78,10 +78,7 @@ class Recipe(Pixels):
         def generator(step: int) -> Tensor:
             pictures = batch(train, self.batch, self.seed, step, device)
             pictures = pictures[engine.share(self.batch)]
-            if step < self.continuous:
-                drawn, penalty = model.draw(model.latents(pictures)), 0.0
-            else:
-                drawn, _, penalty = model(pictures)
+            drawn, penalty = self.rebuilt(model, pictures, step)
             nll = difference(drawn, pictures)
             if step >= self.perceptual_start:
                 moved = shifted(pictures, drawn, devices.generator(self.seed, step))
