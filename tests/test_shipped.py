@@ -334,6 +334,8 @@ def test_the_readme_says_what_the_cards_say():
     assert f"rebuilds unseen ones at {decibels['vq_vae']}" in readme(ROOT)
     assert f"the dVAE, with as many, at {decibels['dvae']}" in readme(ROOT)
     assert f"the VQGAN in 80 bytes, at {decibels['vqgan']}" in readme(ROOT)
+    minutes = sum(checkpoints.card(name)["minutes"] for name in NAMES)
+    assert f"add up to {minutes / 60:.0f} hours" in readme(ROOT)
 
 
 @pytest.mark.slow
