@@ -292,8 +292,8 @@ def step(control) -> Callable[[], None]:
 
 
 def test_a_slider_of_small_steps_goes_up_and_back(lab):
-    code = "from utils import widgets\nwidgets.live([widgets.slider('Heat', 0.0, 0.0, 1.0)], str, '')"
-    lesson = lab("small-steps", code)
+    code = "widgets.live([widgets.slider('Heat', 0.0, 0.0, 1.0)], str, '')"
+    lesson = lab("small-steps", f"from utils import widgets\n{code}")
     with explained(lesson):
         assert lesson.page.evaluate(RUN_ALL) is True
         (cell,) = lesson.cells()

@@ -629,15 +629,6 @@ def test_a_larger_picture_is_drawn_through_a_window():
     assert torch.equal(codes, found)
 
 
-def test_given_rows_stay_and_what_follows_depends_on_them():
-    model, classes = small_transformer(), torch.tensor([0, 0])
-    given = torch.stack([torch.zeros(1, 3), torch.full((1, 3), 9)]).long()
-    found = sample(model, classes, seed=0, given=given)
-    assert torch.equal(found[:, :1], given)
-    alone = sample(model, classes[:1], seed=0, given=given[1:])
-    assert not torch.equal(found[0, 1:], alone[0, 1:])
-
-
 def test_a_grid_smaller_than_the_window_is_refused():
     with pytest.raises(ValueError, match="^a grid of 2×3 codes is smaller than the window of 3×3"):
         sample(small_transformer(), torch.tensor([0]), height=2)

@@ -262,14 +262,13 @@ def sample(
     seed: int = 0,
     height: int = 0,
     width: int = 0,
-    given: Tensor | None = None,
     **how,
 ) -> Tensor:
     """Codes drawn one after the other, row by row: (B,) classes → (B, height, width).
 
     Picture i is that of seed + i, alone or in a batch. height, width: the grid's, by
-    default the model's; a larger one is seen through a window that slides along. given:
-    (B, rows, width), first rows that are not drawn. how: temperature, top_k, top_p.
+    default the model's; a larger one is seen through a window that slides along. how:
+    temperature, top_k, top_p.
     """
     side = model.side
     height, width = height or side, width or side
@@ -284,10 +283,7 @@ def sample(
     ]
     noise = torch.stack(noise).to(classes.device)  # (B, height, width)
     codes = torch.zeros_like(noise, dtype=torch.long)
-    rows = 0 if given is None else given.shape[1]
-    if rows:
-        codes[:, :rows] = given
-    for row in range(rows, height):
+    for row in range(height):
         for column in range(width):
             top, left = window(row, column, height, width, side)
             seen = codes[:, top : top + side, left : left + side].flatten(1)
