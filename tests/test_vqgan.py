@@ -291,7 +291,9 @@ def test_the_critic_is_idle_before_its_start(exact, others):
             assert not optimizers[1].tensors()  # no moments of gradients of 0 either
             assert changed(learner["model"], model)
     learnt = changed(learner["critic"], critic)
-    assert set(learnt) == set(critic)
+    # real and drawn scores pull at the last bias in opposite ways, equally hard within the margin
+    last = f"layers.{len(learner['critic'].layers) - 1}.bias"
+    assert critic.keys() - {last} <= set(learnt)
     assert optimizers[1].tensors()
 
 
