@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import MODULES, clip, loss, modules, report
+from benchmarks import MODULES, clip, dalle, loss, modules, report, vq_vae
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
 from tests import tiny
+from tests.helpers import noise
 from utils.bricks.clip import contrastive_loss
 
 CPU = torch.device("cpu")
@@ -187,6 +188,70 @@ def test_another_loss_is_not_raced(monkeypatch):
         next(loss.rows(CPU, 0.0, (8,), dim=4))
 
 
+# The codebook and DALL·E
+
+
+def test_the_codebook_is_measured_and_moves_as_theirs():
+    rows = list(vq_vae.rows(CPU, 0.0, 8, 4, batch=3, sides=(2, 4)))
+    assert [row.what for row in rows] == [
+        f"codebook, forward and backward, 3 × {side} × {side} latents" for side in (2, 4)
+    ]
+    assert all(row.ours > 0 and row.theirs > 0 and row.half for row in rows)
+    ours, theirs = vq_vae.twins(torch.randn(8, 4))
+    before = ours.vectors.clone()
+    for step in range(5):  # not only in the first step, which is compared
+        z = torch.randn(1, 30, 4, generator=torch.Generator().manual_seed(step))
+        ours(z), theirs(z)
+        torch.testing.assert_close(ours.vectors, theirs._codebook.embed[0], atol=1e-5, rtol=0)
+    assert not torch.equal(ours.vectors, before)
+
+
+def test_another_codebook_is_not_raced(monkeypatch):
+    real = vq_vae.twins
+
+    def other(vectors):
+        ours, theirs = real(vectors)
+        ours.vectors[:] += 0.1
+        return ours, theirs
+
+    monkeypatch.setattr(vq_vae, "twins", other)
+    with pytest.raises(ValueError, match="vectors of 3 × 2 × 2 latents: the results are"):
+        next(vq_vae.rows(CPU, 0.0, 8, 4, batch=3, sides=(2,)))
+
+
+DRAWING = {"recipe": tiny.MODELS["dalle"].recipe, "autoencoder": tiny.MODELS["vqgan_l2"].recipe}
+
+
+def test_drawing_and_attention_are_measured():
+    rows = list(dalle.rows(CPU, 0.0, **DRAWING, pairs=tiny.pairs(), candidates=2, sides=(2, 3)))
+    assert [row.what for row in rows] == [
+        "1 picture of DALL·E, against no cache",
+        "4 pictures of DALL·E, against no cache",
+        "2 candidates of DALL·E, against one by one",
+        *(
+            f"attention of {side} × {side} codes, {kind} mask"
+            for kind in ("row", "convolution")
+            for side in (2, 3)
+        ),
+    ]
+    assert all(row.ours > 0 and row.theirs > 0 and row.half for row in rows)
+
+
+def test_a_cache_that_draws_otherwise_is_not_raced(monkeypatch):
+    monkeypatch.setattr(dalle.DALLE, "newest", lambda self, ids, codes, caches: (
+        noise(len(ids), 32, seed=codes.shape[1] + (caches is None))
+    ))  # fmt: skip
+    with pytest.raises(ValueError, match="codes with and without a cache: the results are"):
+        next(dalle.rows(CPU, 0.0, **DRAWING, pairs=tiny.pairs()))
+
+
+def test_the_model_that_draws_is_no_identity():
+    model = dalle.moved(**DRAWING, pairs=tiny.pairs())
+    assert all(
+        block.fc2.weight.any() and block.attention.out.weight.any() for block in model.blocks
+    )
+
+
 # The page
 
 
@@ -275,6 +340,11 @@ def test_the_shipped_page_has_whole_rows(shipped):
         (clip, "training step of CLIP, ", 1),
         (clip, "logits of CLIP, ", 1),
         (loss, "loss and gradients, ", 6),
+        (vq_vae, "codebook, forward and backward, ", 2),
+        (dalle, "1 picture of DALL·E, ", 1),
+        (dalle, "4 pictures of DALL·E, ", 1),
+        (dalle, f"{dalle.CANDIDATES} candidates of DALL·E, ", 1),
+        (dalle, "attention of ", 8),
     ]:
         assert sum(row.what.startswith(beginning) for row in shipped[module]) >= count
     assert all(shipped.values())
