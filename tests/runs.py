@@ -60,6 +60,7 @@ def main() -> None:
     pretrain.RECIPES, engine.load_emoji = RECIPES, tiny.pairs
     runs = Path(sys.argv[-1]) / "runs"
     engine.pretrain = functools.partial(engine.pretrain, runs=runs, save_every=0)
+    engine.cached = functools.partial(engine.cached, runs=runs)
     pretrain.main()
 
 

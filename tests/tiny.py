@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, dvae, engine, vqgan
+from utils.recipes import autoencoders, dalle, dvae, engine, vqgan
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -39,14 +39,18 @@ class Tiny:
     use: Callable[[nn.Module], list[Tensor]]
 
 
-COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone", "concept")
+COLUMNS = ("label_en", "label_zh", "keywords_en", "keywords_zh", "style", "skin_tone")
+COLUMNS += "concept", "group"
 
 
 def pairs(split: str = "train", n: int = 24) -> Pairs:
     """Noise in place of Emoji-4, for each split another; a row a concept, "fox 0" and so on."""
     generator = torch.Generator().manual_seed(len(split))
     noise = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    rows = [(f"fox {i}", f"狐狸{i}", ["red"], ["红"], "noto", "none", str(i)) for i in range(n)]
+    rows = [
+        (f"fox {i}", f"狐狸{i}", ["red"], ["红"], "noto", "none", str(i), "animals-nature")
+        for i in range(n)
+    ]
     table = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
     return Pairs(noise, table)
 
@@ -78,6 +82,22 @@ def codes(recipe: engine.Recipe) -> Tiny:
     return Tiny(recipe, use)
 
 
+def stream(recipe: dalle.Recipe) -> Tiny:
+    """A model that writes codes after words."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        prompts = [prompt for prompt in PROMPTS if prompt]
+        ids = model.encode_text(prompts)
+        codes = torch.arange(len(ids) * 7, device=ids.device).view(-1, 7) % 32
+        return [*model(ids, codes), model.generate(prompts, guidance=2.0)]
+
+    return Tiny(recipe, use)
+
+
+STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 40, "batch": 8}
+STREAM |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3}  # all toys are of one style
+
 MODELS = {
     "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
     "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
@@ -85,6 +105,7 @@ MODELS = {
     "dvae": codes(dvae.Recipe(factor=4, codes=32, **CODED)),
     "vqgan": codes(vqgan.Recipe(factor=8, codes=32, critic_start=20, **CODED)),
     "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
+    "dalle": stream(dalle.Recipe(**STREAM)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

@@ -22,6 +22,7 @@ MODELS = {
     "dvae": "utils.bricks.dvae:DVAE",
     "vqgan": "utils.bricks.vq_vae:VQVAE",
     "vqgan_l2": "utils.bricks.vq_vae:VQVAE",
+    "dalle": "utils.bricks.dalle:DALLE",
 }
 
 

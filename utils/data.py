@@ -155,6 +155,29 @@ def load_emoji(split: str = "train") -> Pairs:
     return Pairs(pictures, table)
 
 
+def with_article(word: str) -> str:
+    """“a flat”, “an outlined”: by the first letter, which is enough for the words of styles."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def set_aside(pairs: Pairs, count: int = 200, seed: int = 0) -> tuple[Pairs, Pairs]:
+    """(what is kept, `count` pairs set aside): a concept in a style that is never shown.
+
+    Each of another concept, which is kept in its other styles; only concepts that are there in
+    every style take part. Drawn with a fixed seed. Raises ValueError if there are too few.
+    """
+    rng, whole = random.Random(seed), []
+    for group in pairs.concepts:
+        styles = {pairs.table["style"][i]: i for i in group}
+        if len(styles) == len(STYLES):
+            whole.append([styles[style] for style in STYLES])
+    if len(whole) < count:
+        raise ValueError(f"{len(whole)} concepts have every style; {count} were asked for")
+    chosen = {rng.choice(rows) for rows in rng.sample(whole, count)}
+    kept = [i for i in range(len(pairs)) if i not in chosen]
+    return pairs.take(kept), pairs.take(sorted(chosen))
+
+
 def emoji_hash() -> str:
     """SHA-256 over both splits, as written on every model card."""
     digest = hashlib.sha256()

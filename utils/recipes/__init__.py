@@ -1,5 +1,11 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip, dvae, vqgan
+from utils.recipes import autoencoders, clip, dalle, dvae, vqgan
 
-RECIPES = {**clip.RECIPES, **autoencoders.RECIPES, **dvae.RECIPES, **vqgan.RECIPES}
+RECIPES = {
+    **clip.RECIPES,
+    **autoencoders.RECIPES,
+    **dvae.RECIPES,
+    **vqgan.RECIPES,
+    **dalle.RECIPES,
+}

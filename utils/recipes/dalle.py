@@ -1,0 +1,246 @@
+"""DALL·E: words and codes as one stream, on the codes of `vqgan`."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils import device as devices
+from utils import training
+from utils.bricks.dalle import DALLE, found_among, nearest_codes, rerank, stream_loss
+from utils.bricks.text_encoders import learn_merges
+from utils.bricks.vqgan import corrupted
+from utils.bricks.zero_shot import image_vectors, linear_probe, probe_scores
+from utils.data import STYLE_WORDS, STYLES, Pairs, set_aside, with_article
+from utils.recipes import engine
+
+CAPTIONS = (
+    "{label}",
+    "{label}",
+    "a picture of {label}",
+    "{a_style} drawing of {label}",
+    "{a_style} drawing of {label}",
+    "{label} in {style} style",
+    "{label}, {keyword}",
+)
+AMONG, CANDIDATES = 100, 16  # captions to choose from; samples to rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(engine.Recipe):
+    merges: int = 1486  # with 512 byte symbols and START and END, a vocabulary of 2,000
+    text: int = 16
+    width: int = 224
+    depth: int = 8
+    heads: int = 7
+    dropout: float = 0.1
+    keep: float = 0.9  # the share of codes that are shown as they are
+    moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
+    silent: float = 0.1  # the share of captions that are left out
+    guidance: float = 2.0
+    aside: int = 200
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 200
+    schedule: str = "trapezoid"
+    average: float = 0.998
+    questions: int = 100
+
+    def borrows(self) -> dict[str, str]:
+        return {"quantiser": "vqgan"}
+
+    def helpers(self) -> dict[str, str]:
+        return {"guide": "clip_resnet", "judge": "clip"}
+
+    def build(self, train: Pairs, others: dict[str, nn.Module]) -> DALLE:
+        merges = learn_merges(texts(train), self.merges)
+        quantiser = others["quantiser"]
+        return DALLE(
+            quantiser,
+            [list(pair) for pair in merges],
+            self.text,
+            train.pictures.shape[-1] // quantiser.factor,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            dropout=self.dropout,
+        )
+
+    def optimizers(self, learner: nn.Module) -> list[training.MuonAdamW]:
+        return [self.muon(learner, ROLES)]
+
+    def losses(
+        self, model: DALLE, train: Pairs, others: dict[str, nn.Module]
+    ) -> list[Callable[[int], Tensor]]:
+        kept, _ = shown(train, self.aside)
+        codes, device = encoded(model, kept, self.moves), model.start.device
+
+        def loss(step: int) -> Tensor:
+            rng = random.Random(f"{self.seed}/{step}")
+            epoch, place = divmod(step, len(kept) // self.batch)
+            order = torch.randperm(len(kept), generator=devices.generator(self.seed, epoch))
+            rows = order[place * self.batch : (place + 1) * self.batch].tolist()
+            words = [
+                "" if rng.random() < self.silent else caption(kept, row, rng) for row in rows
+            ]
+            moves = [rng.randrange(1, self.moves + 1) * rng.randrange(2) for _ in rows]
+            part = engine.share(self.batch)
+            ids = model.encode_text(words[part])
+            right = codes[moves[part], rows[part]].to(device).long()
+            return stream_loss(model, ids, right, corrupted(right, self.keep, quantised(model)))
+
+        return [loss]
+
+    def look(self, model, splits, others):
+        return self.asked_for(model, splits, others, self.questions)
+
+    def asked_for(self, model, splits, others, questions: int) -> tuple[dict, Tensor]:
+        """What the judge says of single samples; pictures of the first twelve labels."""
+        kept, aside = shown(splits["train"], self.aside)
+        labels, pool = asked(kept, questions)
+        figures, drawn = single(model, others["judge"], labels, pool, self.guidance)
+        if len(aside):
+            figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
+        plain = model.codes(labels[: self.questions])
+        figures["copies"] = copies(plain, encoded(model, kept, self.moves))
+        return figures, drawn[:12]
+
+    def evaluate(self, model, splits, others):
+        figures, _ = self.asked_for(model, splits, others, 4 * self.questions)
+        kept, _ = shown(splits["train"], self.aside)
+        labels, pool = asked(kept, self.questions)
+        best = [self.best(model, others["guide"], label) for label in labels]
+        found = found_among(others["judge"], torch.stack(best), labels, pool, AMONG)
+        return figures | {"best_of_16": percent(found)}
+
+    def best(self, model: DALLE, guide: nn.Module, label: str) -> Tensor:
+        seeds = range(CANDIDATES)
+        pictures = model.generate([label] * CANDIDATES, seed=seeds, guidance=self.guidance)
+        return pictures[rerank(guide, pictures, label)[0]]
+
+    def notes(self) -> dict:
+        return {
+            "captions": CAPTIONS,
+            "set_aside": f"{self.aside} (concept, style) pairs of train, utils.data.set_aside; "
+            "each concept was shown in its other styles",
+        }
+
+
+ROLES = {
+    "matrix": ("blocks.*.weight",),
+    "edge": ("tokens.weight", "head.weight", "places", "rows", "columns"),
+}
+
+
+def quantised(model: DALLE) -> int:
+    return model.quantiser.codes
+
+
+def shown(train: Pairs, aside: int) -> tuple[Pairs, Pairs]:
+    """What a generator is trained on, without skin tones, and what it never sees."""
+    return set_aside(train.where(skin_tone="none"), aside)
+
+
+def texts(pairs: Pairs) -> list[str]:
+    """The English labels and keywords of every concept, once."""
+    rows = [pairs.row(group[0]) for group in pairs.concepts]
+    return [text for row in rows for text in (row["label_en"], *row["keywords_en"])]
+
+
+def caption(pairs: Pairs, i: int, rng: random.Random) -> str:
+    row = pairs.row(i)
+    style = rng.choice(STYLE_WORDS[row["style"]]["en"])
+    return rng.choice(CAPTIONS).format(
+        label=row["label_en"],
+        style=style,
+        a_style=with_article(style),
+        keyword=rng.choice(row["keywords_en"] or [row["label_en"]]),
+    )
+
+
+def moved(pictures: Tensor, move: int) -> Tensor:
+    """Pictures (N, 3, S, S) uint8, shifted by a pixel or two; white comes in. 0: as they are."""
+    if not move:
+        return pictures
+    down, right = [(1, 0), (-1, 1), (0, -2), (2, 1), (-2, -1), (1, 2), (0, -1), (-1, 2)][move - 1]
+    large = nn.functional.pad(pictures, (2, 2, 2, 2), value=255)
+    side = pictures.shape[-1]
+    return large[:, :, 2 - down : 2 - down + side, 2 - right : 2 - right + side]
+
+
+@torch.no_grad()
+def encoded(model: DALLE, pairs: Pairs, moves: int) -> Tensor:
+    """The codes of pictures as they are and moved: (1 + moves, N, side²) int16."""
+
+    def encode() -> dict[str, Tensor]:
+        found = []
+        for move in range(moves + 1):
+            parts = moved(pairs.pictures, move).split(128)
+            grids = [model.quantiser.encode(p.to(model.start.device) / 255) for p in parts]
+            found.append(torch.cat(grids).flatten(1).to(torch.int16).cpu())
+        return {"codes": torch.stack(found)}
+
+    encoder = training.digest(model.quantiser.state_dict(), "")
+    pictures = training.digest({"pictures": pairs.pictures}, "")
+    made_of = {"pictures": pictures, "quantiser": encoder, "moves": moves}
+    return engine.cached("codes", made_of, encode)["codes"]
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def percent(found: Tensor) -> float:
+    return round(100 * found.float().mean().item(), 1)
+
+
+def asked(kept: Pairs, count: int) -> tuple[list[str], list[str]]:
+    """The labels that are asked for, and all to choose from; flags are too much alike."""
+    pairs = zip(kept.table["label_en"], kept.table["group"], strict=True)
+    pool = sorted({label for label, group in pairs if group != "flags"})
+    return random.Random(7).sample(pool, min(count, len(pool))), pool
+
+
+def single(
+    model: DALLE, judge: nn.Module, labels: list[str], pool: list[str], guidance: float
+) -> tuple[dict[str, float], Tensor]:
+    """How often the judge finds the label of a single sample, without guidance and with."""
+    parts = [labels[i : i + 100] for i in range(0, len(labels), 100)]
+    plain = torch.cat([model.generate(part, guidance=1.0) for part in parts])
+    drawn = torch.cat([model.generate(part, guidance=guidance) for part in parts])
+    figures = {
+        "found": percent(found_among(judge, plain, labels, pool, AMONG)),
+        "found_guided": percent(found_among(judge, drawn, labels, pool, AMONG)),
+    }
+    return figures, drawn
+
+
+def unseen_pairs(
+    model: DALLE, judge: nn.Module, kept: Pairs, aside: Pairs, pool: list[str], guidance: float
+) -> dict[str, float]:
+    """A concept in a style in which it was never shown: is it the concept, is it the style?"""
+    rows = [aside.row(i) for i in range(len(aside))]
+    labels = [row["label_en"] for row in rows]
+    wanted = torch.tensor([STYLES.index(row["style"]) for row in rows])
+    styled = {style: with_article(words["en"][0]) for style, words in STYLE_WORDS.items()}
+    prompts = [f"{styled[row['style']]} drawing of {row['label_en']}" for row in rows]
+    parts = [prompts[i : i + 100] for i in range(0, len(prompts), 100)]
+    drawn = torch.cat([model.generate(part, guidance=guidance) for part in parts])
+    known = image_vectors(judge, kept.pictures)
+    styles = torch.tensor([STYLES.index(s) for s in kept.table["style"]], device=known.device)
+    probe = linear_probe(known, styles, len(STYLES))
+    found = probe_scores(image_vectors(judge, drawn), probe).argmax(1).cpu() == wanted
+    return {
+        "set_aside_found": percent(found_among(judge, drawn, labels, pool, AMONG)),
+        "set_aside_style": percent(found),
+    }
+
+
+def copies(codes: Tensor, known: Tensor) -> float:
+    """Of pictures (B, side, side), the share with nine in ten codes of one training picture."""
+    shares, _ = nearest_codes(codes.flatten(1).cpu(), known.flatten(0, 1))
+    return percent(shares >= 0.9)
+
+
+RECIPES = {"dalle": Recipe(steps=3400, batch=64)}
