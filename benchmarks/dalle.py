@@ -28,7 +28,7 @@ METHOD = """\
 PROMPT = "a 3D drawing of red apple"
 FEW = 1, 4  # pictures drawn together
 CANDIDATES = recipes.CANDIDATES
-SIDES = (8, 16, 32, 64)
+SIDES = (16, 32, 64)
 MASKS = {"row": row_mask, "convolution": convolution_mask}
 
 

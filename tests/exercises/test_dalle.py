@@ -31,8 +31,8 @@ def steer(free, wanted, unwanted, scale, away):
 """
 
 WRONG = [
-    ("fixed_first", FIXED, "~free & ", "", "no code left"),
-    ("fixed_first", FIXED, "-torch.inf", "-1.0", "can still be drawn"),
+    ("fixed_first", FIXED, "~free & ", "", "drawn freely"),
+    ("fixed_first", FIXED, "-torch.inf", "-4.0", "can still be drawn"),
     ("fixed_first", FIXED, "numbers != code", "numbers == code", "another code"),
     ("fixed_first", FIXED, "masked_fill", "masked_fill_", "changed the logits"),
     ("fixed_first", FIXED, "-torch.inf)", "-torch.inf).argmax(-1)", "the shape is"),
@@ -41,9 +41,11 @@ WRONG = [
      "transposed"),
     ("block_mask", BLOCKS, "row * (side // size) + column", "column * (side // size) + row",
      "column by column"),
-    ("block_mask", BLOCKS, ">= block", ">= block).tril(", "after it"),
+    ("block_mask", BLOCKS, "block.unsqueeze(1) >= block",
+     "(block.unsqueeze(1) >= block).tril()", "after it"),
     ("block_mask", BLOCKS, " // size", " // 1", "single codes"),
-    ("block_mask", BLOCKS, ">= block", ">= block).float(", "a mask is bool"),
+    ("block_mask", BLOCKS, "block.unsqueeze(1) >= block",
+     "(block.unsqueeze(1) >= block).float()", "a mask is bool"),
     ("cache_bytes", CACHE, "2 * ", "", "keys *and* values"),
     ("cache_bytes", CACHE, " * number", "", "how many bytes"),
     ("cache_bytes", CACHE, " * depth", "", "every layer"),
