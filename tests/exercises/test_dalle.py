@@ -32,7 +32,8 @@ def steer(free, wanted, unwanted, scale, away):
 
 WRONG = [
     ("fixed_first", FIXED, "~free & ", "", "drawn freely"),
-    ("fixed_first", FIXED, "-torch.inf", "-4.0", "can still be drawn"),
+    ("fixed_first", FIXED, "(numbers != code.unsqueeze(1))", "(numbers >= 0)", "no code left"),
+    ("fixed_first", FIXED, "-torch.inf", "-1.0", "can still be drawn"),
     ("fixed_first", FIXED, "numbers != code", "numbers == code", "another code"),
     ("fixed_first", FIXED, "masked_fill", "masked_fill_", "changed the logits"),
     ("fixed_first", FIXED, "-torch.inf)", "-torch.inf).argmax(-1)", "the shape is"),
