@@ -89,7 +89,8 @@ class Recipe(engine.Recipe):
             part = engine.share(self.batch)
             ids = model.encode_text(words[part])
             right = codes[moves[part], rows[part]].to(device).long()
-            return stream_loss(model, ids, right, corrupted(right, self.keep, quantised(model)))
+            shown = corrupted(right, self.keep, model.quantiser.codes)
+            return stream_loss(model, ids, right, shown)
 
         return [loss]
 
@@ -100,12 +101,12 @@ class Recipe(engine.Recipe):
         """What the judge says of single samples; pictures of the first twelve labels."""
         kept, aside = shown(splits["train"], self.aside)
         labels, pool = asked(kept, questions)
-        figures, drawn = single(model, others["judge"], labels, pool, self.guidance)
+        figures, pictures = single(model, others["judge"], labels, pool, self.guidance)
         if len(aside):
             figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
         plain = model.codes(labels[: self.questions])
         figures["copies"] = copies(plain, encoded(model, kept, self.moves))
-        return figures, drawn[:12]
+        return figures, pictures[:12]
 
     def evaluate(self, model, splits, others):
         figures, _ = self.asked_for(model, splits, others, 4 * self.questions)
@@ -132,10 +133,6 @@ ROLES = {
     "matrix": ("blocks.*.weight",),
     "edge": ("tokens.weight", "head.weight", "places", "rows", "columns"),
 }
-
-
-def quantised(model: DALLE) -> int:
-    return model.quantiser.codes
 
 
 def shown(train: Pairs, aside: int) -> tuple[Pairs, Pairs]:
@@ -202,18 +199,22 @@ def asked(kept: Pairs, count: int) -> tuple[list[str], list[str]]:
     return random.Random(7).sample(pool, min(count, len(pool))), pool
 
 
+def drawn(model: DALLE, prompts: list[str], guidance: float) -> Tensor:
+    """One picture of each prompt, a hundred at a time."""
+    parts = [prompts[i : i + 100] for i in range(0, len(prompts), 100)]
+    return torch.cat([model.generate(part, guidance=guidance) for part in parts])
+
+
 def single(
     model: DALLE, judge: nn.Module, labels: list[str], pool: list[str], guidance: float
 ) -> tuple[dict[str, float], Tensor]:
     """How often the judge finds the label of a single sample, without guidance and with."""
-    parts = [labels[i : i + 100] for i in range(0, len(labels), 100)]
-    plain = torch.cat([model.generate(part, guidance=1.0) for part in parts])
-    drawn = torch.cat([model.generate(part, guidance=guidance) for part in parts])
+    plain, guided = drawn(model, labels, 1.0), drawn(model, labels, guidance)
     figures = {
         "found": percent(found_among(judge, plain, labels, pool, AMONG)),
-        "found_guided": percent(found_among(judge, drawn, labels, pool, AMONG)),
+        "found_guided": percent(found_among(judge, guided, labels, pool, AMONG)),
     }
-    return figures, drawn
+    return figures, guided
 
 
 def unseen_pairs(
@@ -225,14 +226,13 @@ def unseen_pairs(
     wanted = torch.tensor([STYLES.index(row["style"]) for row in rows])
     styled = {style: with_article(words["en"][0]) for style, words in STYLE_WORDS.items()}
     prompts = [f"{styled[row['style']]} drawing of {row['label_en']}" for row in rows]
-    parts = [prompts[i : i + 100] for i in range(0, len(prompts), 100)]
-    drawn = torch.cat([model.generate(part, guidance=guidance) for part in parts])
+    pictures = drawn(model, prompts, guidance)
     known = image_vectors(judge, kept.pictures)
     styles = torch.tensor([STYLES.index(s) for s in kept.table["style"]], device=known.device)
     probe = linear_probe(known, styles, len(STYLES))
-    found = probe_scores(image_vectors(judge, drawn), probe).argmax(1).cpu() == wanted
+    found = probe_scores(image_vectors(judge, pictures), probe).argmax(1).cpu() == wanted
     return {
-        "set_aside_found": percent(found_among(judge, drawn, labels, pool, AMONG)),
+        "set_aside_found": percent(found_among(judge, pictures, labels, pool, AMONG)),
         "set_aside_style": percent(found),
     }
 
