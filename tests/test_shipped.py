@@ -307,8 +307,11 @@ def test_a_shipped_model_loads_and_its_card_is_true(name):
     assert card.get("helpers", {}) == checkpoints.named(recipe.helpers())
 
 
-# models that draw, with fewer labels to ask for: another machine draws other pictures
+# models that draw, with fewer labels to ask for, and how many points a figure may be off, about
+# three deviations: other labels are asked for, and another machine draws other pictures
 DRAWING = {"dalle": {"questions": 30, "moves": 0}}
+OFF = {"best_of_16": 20, "found": 15, "found_guided": 12, "copies": 5}
+OFF |= {"set_aside_found": 12, "set_aside_style": 12}
 
 
 @pytest.mark.slow
@@ -326,7 +329,7 @@ def test_the_figures_of_a_card_are_measured_again(name, splits, tmp_path, monkey
     kept = {key for key in metrics if not key.startswith("train_")}
     assert kept
     for key in kept:  # another machine rounds otherwise
-        close = {"abs": 25} if name in DRAWING else {"rel": 0.01, "abs": 0.3}
+        close = {"abs": OFF[key]} if name in DRAWING else {"rel": 0.01, "abs": 0.3}
         assert found[key] == pytest.approx(metrics[key], **close), key
 
 
@@ -343,9 +346,9 @@ def test_the_readme_says_what_the_cards_say():
     assert f"the dVAE, with as many, at {decibels['dvae']}" in readme(ROOT)
     assert f"the VQGAN in 80 bytes, at {decibels['vqgan']}" in readme(ROOT)
     drawn = metrics["dalle"]
-    said = "finds {found:.0f} % among 100 labels, {found_guided:.0f} % with guidance, and "
-    said += "{best_of_16:.0f} % when the other CLIP picks the best of 16; for a thing in a "
-    said += "style in which it was never shown, {set_aside_found:.0f} %"
+    said = "finds {found:g} % among 100 labels, {found_guided:g} % with guidance, and "
+    said += "{best_of_16:g} % when the other CLIP picks the best of 16; for a thing in a "
+    said += "style in which it was never shown, {set_aside_found:g} %"
     assert said.format(**drawn) in readme(ROOT)
     minutes = sum(checkpoints.card(name)["minutes"] for name in NAMES)
     assert f"add up to {minutes / 60:.0f} hours" in readme(ROOT)
