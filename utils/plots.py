@@ -12,7 +12,10 @@ import textwrap
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import Image, display
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image as PILImage
+from PIL import ImageDraw
 from torch import Tensor
 
 from utils.pictures import to_pil
@@ -26,7 +29,9 @@ COLOURS = {
     "noise": "#8a8f98",
     "wrong": "#c8322b",
 }
-CMAP = "PuOr"
+# the shared space's purple above zero, the grey of noise below it
+CMAP = LinearSegmentedColormap.from_list("grey to purple", [COLOURS["noise"], "white", "#5b2a70"])
+FRAME = "#d0d4da"  # a hairline: white on white would have no edge
 
 plt.rcParams.update(
     {
@@ -74,10 +79,12 @@ def grid(
     top = 24 if title else 0
     width, height = columns * (size + gap) + gap, rows * (size + gap + text) + gap + top
     page = PILImage.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(page)
     for i in range(n):
         x, y = _corner(i, columns, size + gap, size + gap + text, gap, top)
         resample = PILImage.LANCZOS if pictures.shape[-1] > size else PILImage.BICUBIC
         page.paste(to_pil(pictures[i]).resize((size, size), resample), (x, y))
+        pen.rectangle((x - 1, y - 1, x + size, y + size), outline=FRAME)
     # matplotlib draws the captions, because its font knows accents and symbols
     fig = plt.figure(figsize=(width / 100, height / 100), layout="none")
     fig.figimage(page, origin="upper")
@@ -97,7 +104,7 @@ def picture_rows(named: dict[str, Tensor], *, alt: str, size: int = 72) -> None:
     would fill a notebook.
     """
     from matplotlib import get_data_path
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageFont
 
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 12)
     gap, line = 8, 18
@@ -111,8 +118,7 @@ def picture_rows(named: dict[str, Tensor], *, alt: str, size: int = 72) -> None:
         for j, picture in enumerate(pictures):
             x = gap + j * (wide[name] + gap)
             page.paste(to_pil(picture).resize((wide[name], size), PILImage.BICUBIC), (x, y))
-            # white on white would have no edge
-            pen.rectangle((x - 1, y - 1, x + wide[name], y + size), outline="#d0d4da")
+            pen.rectangle((x - 1, y - 1, x + wide[name], y + size), outline=FRAME)
     buffer = io.BytesIO()
     page.save(buffer, "JPEG", quality=80, optimize=True)
     image = Image(buffer.getvalue(), format="jpeg", alt=alt)
@@ -124,21 +130,50 @@ def _corner(i, columns, step_x, step_y, gap, top):
     return gap + (i % columns) * step_x, top + gap + (i // columns) * step_y
 
 
-def heatmap(matrix: Tensor, ax, title="", rows=None, columns=None, limit=None, numbers=""):
-    """A matrix on `ax`: purple is high, orange is low, white is zero.
+def heatmap(
+    matrix: Tensor,
+    ax,
+    title: str = "",
+    rows=None,
+    columns=None,
+    limit: float | None = None,
+    numbers: str = "",
+    pictures: Tensor | None = None,
+    scale: str = "",
+) -> None:
+    """A matrix on `ax`: purple is above zero, grey below it, white is zero.
 
-    numbers: how to write each value into its cell, e.g. "{:.2f}".
+    numbers: how to write each value into its cell, e.g. "{:.2f}"; pictures: one for each row,
+    shown at its left; scale: what the values are, written at a colour bar. A small matrix gets
+    lines between its cells.
     """
     values = matrix.detach().float().cpu()
     limit = limit or values.abs().max().item() or 1.0
-    ax.imshow(values, cmap=CMAP, vmin=-limit, vmax=limit, interpolation="nearest")
+    drawn = ax.imshow(values, cmap=CMAP, vmin=-limit, vmax=limit, interpolation="nearest")
     ax.set_title(title)
     ax.spines[:].set_visible(False)
     ax.set_xticks(range(len(columns or [])), columns or [], rotation=45, ha="right")
     ax.set_yticks(range(len(rows or [])), rows or [])
+    height, width = values.shape
+    if max(height, width) <= 24:
+        # three sides of each cell would be drawn twice: lines across the whole matrix
+        ax.hlines([y - 0.5 for y in range(height + 1)], -0.5, width - 0.5, FRAME, linewidth=0.6)
+        ax.vlines([x - 0.5 for x in range(width + 1)], -0.5, height - 0.5, FRAME, linewidth=0.6)
+    if pictures is not None:
+        ax.tick_params("y", pad=24)
+        for i, picture in enumerate(pictures):
+            thumbnail = OffsetImage(to_pil(picture), zoom=22 / picture.shape[-1])
+            frame = {"edgecolor": FRAME, "linewidth": 0.6}
+            place = {"xybox": (-13, 0), "boxcoords": "offset points", "pad": 0}
+            ax.add_artist(AnnotationBbox(thumbnail, (-0.5, i), bboxprops=frame, **place))
+    if scale:
+        bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=scale)
+        bar.outline.set_visible(False)
+        if (values >= 0).all():
+            bar.ax.set_ylim(0)
     if numbers:
-        for i in range(values.shape[0]):
-            for j in range(values.shape[1]):
+        for i in range(height):
+            for j in range(width):
                 colour = "white" if abs(values[i, j]) > 0.7 * limit else "black"
                 ax.text(j, i, numbers.format(values[i, j]), ha="center", va="center", color=colour)
 
@@ -152,11 +187,24 @@ def curve(ax, values, label: str = "", colour: str = "shared", smooth: int = 1) 
     ax.plot(x, y, color=COLOURS.get(colour, colour), label=label or None, linewidth=1.6)
 
 
-def bars(ax, lengths: dict, colour: str = "shared", title="", label: str = "") -> None:
-    """Horizontal bars {name: length}, the first on top; `label` says what a length is."""
+def line(ax, x, values, label: str = "", colour: str = "shared") -> None:
+    """A line through a few measured points, each with a dot."""
+    colour = COLOURS.get(colour, colour)
+    ax.plot(x, values, "o-", color=colour, label=label or None, linewidth=1.6, markersize=3.5)
+
+
+def bars(ax, lengths: dict, colour="shared", title="", label: str = "", numbers="") -> None:
+    """Horizontal bars {name: length}, the first on top; `label` says what a length is.
+
+    colour: one for all, or {name: colour}; numbers: how to write each length at the end of its
+    bar, e.g. "{:.0%}".
+    """
     y = range(len(lengths))
-    ax.barh(y, list(lengths.values()), color=COLOURS.get(colour, colour))
+    each = [colour[name] if isinstance(colour, dict) else colour for name in lengths]
+    drawn = ax.barh(y, list(lengths.values()), color=[COLOURS.get(c, c) for c in each])
     ax.set_yticks(y, lengths)
     ax.invert_yaxis()
     ax.set_title(title)
     ax.set_xlabel(label)
+    if numbers:
+        ax.bar_label(drawn, [numbers.format(x) for x in lengths.values()], padding=3)
