@@ -2,12 +2,14 @@
 
 A module test_NOUN.py beside this one belongs to the checks of utils/exercises/NOUN.py. It holds
 - LESSON, the lesson's number, and GIVEN, the names that its answers may use;
+- RIGHT, other right answers: (exercise, answer), each a function or its code;
 - WRONG, the answers that must be refused: (exercise, answer, part of its hint), or the same with
   a right answer's code and a change that spoils it: (exercise, code, old, new, part of its hint).
 test_every_lesson.py does with them what is the same in all.
 """
 
 import ast
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -21,6 +23,7 @@ LESSONS = HERE.parents[1] / "lessons"
 SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 
 
+@functools.cache
 def cells(number: str) -> list:
     """The cells of the lesson whose file starts with `number`, e.g. "01"."""
     (path,) = LESSONS.glob(f"{number}_*.py")
@@ -50,7 +53,7 @@ def nouns() -> list[str]:
 
 
 def module(noun: str):
-    """The test module of a lesson's exercises: its LESSON, GIVEN and WRONG."""
+    """The test module of a lesson's exercises: its LESSON, GIVEN, RIGHT and WRONG."""
     return importlib.import_module(f"tests.exercises.test_{noun}")
 
 

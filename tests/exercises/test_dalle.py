@@ -1,8 +1,5 @@
 """Lesson 08: answers that must be refused, each with its hint, and other right forms."""
 
-import pytest
-
-from tests.exercises.helpers import answer
 from utils.bricks import dalle
 
 LESSON = "08"
@@ -35,7 +32,7 @@ WRONG = [
     ("fixed_first", FIXED, "(numbers != code.unsqueeze(1))", "(numbers >= 0)", "no code left"),
     ("fixed_first", FIXED, "-torch.inf", "-1.0", "can still be drawn"),
     ("fixed_first", FIXED, "numbers != code", "numbers == code", "another code"),
-    ("fixed_first", FIXED, "masked_fill", "masked_fill_", "changed the logits"),
+    ("fixed_first", FIXED, "masked_fill", "masked_fill_", "changed what you were given"),
     ("fixed_first", FIXED, "-torch.inf)", "-torch.inf).argmax(-1)", "the shape is"),
     ("block_mask", BLOCKS, ">= block", "> block", "its own block, too"),
     ("block_mask", BLOCKS, "block.unsqueeze(1) >= block", "block >= block.unsqueeze(1)",
@@ -56,20 +53,13 @@ WRONG = [
     ("steer", STEER, "(unwanted - free)", "(unwanted - wanted)", "both differences"),
     ("steer", STEER, "return free", "return wanted", "not at `wanted`"),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "name, code",
-    [
-        ("fixed_first", "def fixed_first(logits, code):\n    out = logits.clone()\n"
-         "    for i, c in enumerate(code.tolist()):\n        if c >= 0:\n"
-         "            out[i] = -torch.inf\n            out[i, c] = 0\n    return out"),
-        ("block_mask", "def block_mask(side, size):\n    n = side * side\n"
-         "    b = [i // side // size * side + i % side // size for i in range(n)]\n"
-         "    return torch.tensor([[b[j] <= b[i] for j in range(n)] for i in range(n)])"),
-        ("steer", STEER.replace("free + scale * (wanted - free)",
-                                "torch.lerp(free, wanted, scale)")),
-    ],
-)  # fmt: skip
-def test_other_right_answers_pass(name, code):
-    assert answer("dalle", name, code)[0] == "✓"
+RIGHT = [
+    ("fixed_first", "def fixed_first(logits, code):\n    out = logits.clone()\n"
+     "    for i, c in enumerate(code.tolist()):\n        if c >= 0:\n"
+     "            out[i] = -torch.inf\n            out[i, c] = 0\n    return out"),
+    ("block_mask", "def block_mask(side, size):\n    n = side * side\n"
+     "    b = [i // side // size * side + i % side // size for i in range(n)]\n"
+     "    return torch.tensor([[b[j] <= b[i] for j in range(n)] for i in range(n)])"),
+    ("steer", STEER.replace("free + scale * (wanted - free)",
+                            "torch.lerp(free, wanted, scale)")),
+]  # fmt: skip

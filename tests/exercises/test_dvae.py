@@ -125,3 +125,10 @@ WRONG = [
     ("receptive_field", BACKWARDS, "reversed(layers)", "layers", "a step aside"),
     ("receptive_field", FIELD, "return size", "return [size]", "return one number"),
 ]
+RIGHT = [
+    ("draw_several", BY_MULTINOMIAL),
+    ("draw_several", BY_TURNS),
+    ("information", BY_ENTROPIES),
+    ("draw_colours", BY_SIDES),
+    ("receptive_field", BACKWARDS),
+]

@@ -1,10 +1,11 @@
 """Lesson 02: answers that must be refused, each with its hint."""
 
-from tests.exercises.helpers import answer
+import math
+
 from utils.bricks import text_encoders
 
 LESSON = "02"
-GIVEN = vars(text_encoders)  # what a learner has at hand at the end of the lesson
+GIVEN = vars(text_encoders) | {"math": math}  # what a learner has at hand at the end of the lesson
 
 STEP = """
 def bpe_step(words):
@@ -14,6 +15,22 @@ def bpe_step(words):
             counts[pair] += count
     best = max(counts, key=lambda pair: (counts[pair], pair))
     return best, {merge(symbols, best): count for symbols, count in words.items()}
+"""
+FIRST_ONLY = """
+def bpe_step(words):
+    counts = collections.Counter()
+    for symbols, count in words.items():
+        for pair in itertools.pairwise(symbols):
+            counts[pair] += count
+    best = max(counts, key=lambda pair: (counts[pair], pair))
+    new = {}
+    for symbols, count in words.items():
+        for i, pair in enumerate(itertools.pairwise(symbols)):
+            if pair == best:
+                symbols = (*symbols[:i], "".join(best), *symbols[i + 2 :])
+                break
+        new[symbols] = count
+    return best, new
 """
 DECODE = """
 def decode(ids, tokens):
@@ -69,7 +86,7 @@ WRONG = [
         STEP,
         "    return best",
         "    words.clear()\n    return best",
-        "you changed the `words`",
+        "changed what you were given",
     ),
     (
         "bpe_step",
@@ -77,6 +94,22 @@ WRONG = [
         "for pair in itertools.pairwise(symbols)",
         "for pair in set(itertools.pairwise(symbols))",
         "holds a+a twice",
+    ),
+    ("bpe_step", FIRST_ONLY, "becomes ab ab c"),
+    (
+        "bpe_step",
+        STEP,
+        "merge(symbols, best)",
+        'tuple(" ".join(symbols).replace(" ".join(best), "".join(best)).split())',
+        "xa is not a",
+    ),
+    ("bpe_step", STEP, "return best, {", "return str(best), {", "the pair and the new words"),
+    (
+        "bpe_step",
+        STEP,
+        "for symbols, count in words.items()}",
+        "for symbols, count in words.items() if merge(symbols, best) != symbols}",
+        "the words are",
     ),
     ("decode", DECODE, " not in (START, END)", "", "are not text"),
     ("decode", DECODE, '" ".join(bytes', '"".join(bytes', "run together"),
@@ -113,7 +146,20 @@ WRONG = [
     ("window_mask", WINDOW, "return ", "return ~seen * -torch.inf\n    ", "NaN"),
     ("window_mask", WINDOW, "(length, length)", "(1, length, length)", "not (5, 5)"),
     ("window_mask", WINDOW, "back < width", "back < 2", "plain causal mask"),
-    ("window_mask", WINDOW, "back < width", "back <= width // 2", "width 3 the last token sees 3"),
+    ("window_mask", WINDOW, "back < width", "back <= width // 2", "yours sees 2"),
+    ("window_mask", "def window_mask(n, w):\n    return [[0.0] * n] * n", "not a list"),
+    ("window_mask", WINDOW, "-torch.inf)", "-torch.inf).numpy()", "not a ndarray"),
+    ("window_mask", WINDOW, "-torch.inf)", "-torch.inf).exp().int()", "0.0 and -inf"),
+    ("pool", POOL, "states[torch", "states.detach()[torch", "do not detach"),
+    ("pool", POOL, "places]", "places].double()", "not torch.float64"),
+    ("pool", POOL, "places]", "places].tolist()", "not a list"),
+    (
+        "pool",
+        POOL,
+        "places = (ids == end).int().argmax(-1)",
+        "places = ids.shape[1] - 1 - (ids == end).flip(1).int().argmax(-1)",
+        "the last",
+    ),
     ("pool", POOL, "places]", "-1]", "it is padding"),
     ("pool", POOL, "places]", "0]", "START, which has seen nothing"),
     ("pool", POOL, "places]", "places - 1]", "one too early"),
@@ -123,7 +169,7 @@ WRONG = [
         POOL,
         "states[torch.arange(len(ids)), places]",
         "states.mean(1)",
-        "2, 4 and 1",
+        "mean over all places",
     ),
     (
         "pool",
@@ -142,13 +188,15 @@ WRONG = [
     ("merges_needed", NEEDED, "range(len", "range(1, len", "bytes alone"),
     ("merges_needed", NEEDED, "return n\n", "return float(n)\n", "is an int"),
 ]
-
-
-def test_right_answers_in_another_form():
-    assert answer("text_encoders", "merges_needed", NEEDED)[0] == "✓"
-    lists = STEP.replace("return best", "return list(best)")
-    assert answer("text_encoders", "bpe_step", lists)[0] == "✓"
-    double = WINDOW.replace(
-        "torch.zeros(length, length)", "torch.zeros(length, length).double()"
-    )
-    assert answer("text_encoders", "window_mask", double)[0] == "✓"
+RIGHT = [
+    ("merges_needed", NEEDED),
+    ("bpe_step", STEP.replace("return best, {", "return list(best), collections.Counter({").replace(
+        "words.items()}", "words.items()})")),
+    ("window_mask", WINDOW.replace("(length, length)", "(length, length).double()")),
+    ("window_mask", "def window_mask(n, w):\n    rows = [[0.0 if 0 <= i - j < w else -math.inf "
+     "for j in range(n)] for i in range(n)]\n    return torch.tensor(rows)"),
+    ("pool", "def pool(states, ids, end):\n    return torch.stack([s[row.tolist().index(end)] "
+     "for s, row in zip(states, ids)])"),
+    ("decode", ONE_BY_ONE.replace('text += stem.decode(errors="replace")', "text += stem.decode("
+     "'latin1')").replace("text.strip()", "text.strip().encode('latin1').decode()")),
+]  # fmt: skip

@@ -17,13 +17,13 @@ WRONG = [
     ("chance", lambda names: 1 / names if names < 9 else 0, "drops the fraction"),
     ("chance", lambda names: 1 / names**2 * min(names, 2), "one guess in 150"),
     ("chance", lambda names: 1 / ("a" + names), "TypeError"),
+    ("chance", lambda names: [1 / names], "return one number"),
+    ("chance", lambda names: f"{1 / names}", "return one number"),
+    ("chance", lambda names: {1: 1.0, 2: 0.5}.get(names, 1 / 150), "one guess in"),
 ]
+RIGHT = [("chance", lambda names: Fraction(1, names))]
 
 
 def test_luck_is_shown_as_a_share():
     (code,) = solutions(LESSON)
     assert answer("welcome", "chance", code) == ("✓", "among 150 names luck scores 0.7%")
-
-
-def test_a_fraction_is_right_too():
-    assert answer("welcome", "chance", lambda names: Fraction(1, names))[0] == "✓"

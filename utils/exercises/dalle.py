@@ -5,29 +5,18 @@ import random
 import torch
 from torch import Tensor
 
-from utils.exercises import close, exercise, expect, tried
-
-
-def draws(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from utils.exercises import close, draws, exercise, expect, judge, tensor, whole
 
 
 @exercise("finish a picture")
 def check_fixed_first(fixed_first):
-    for seed, (rows, total) in enumerate([(4, 7), (1, 3), (6, 12)]):
+    for seed, (rows, total) in enumerate([(4, 7), (1, 3), (6, 12), (9, 2), (3, 40)]):
         logits = draws(rows, total, seed=seed)
         code = torch.arange(rows) % total
         code[rows // 2 :] = -1
         if seed:
             code[0] = total - 1
-        before = logits.clone()
-        seen = tried(fixed_first(logits, code))
-        expect(isinstance(seen, Tensor), "return a tensor")
-        expect(torch.equal(logits, before), "you changed the logits you were given; copy them")
-        expect(
-            seen.shape == logits.shape,
-            f"for logits {tuple(logits.shape)} the shape is {tuple(seen.shape)}",
-        )
+        seen = tensor(fixed_first(logits, code), logits.shape)
         fixed, free = code >= 0, code < 0
         expect(close(seen[free], logits[free]), "a row with −1 is drawn freely; leave it as it is")
         chances = seen[fixed].softmax(-1)
@@ -48,10 +37,10 @@ def blocks(side: int, size: int, turned: bool = False, strict: bool = False) -> 
 
 @exercise("the mask of a block")
 def check_block_mask(block_mask):
-    for side, size in ((4, 2), (6, 3), (6, 2), (3, 1), (4, 4)):
-        seen = tried(block_mask(side, size))
-        expect(isinstance(seen, Tensor), "return a tensor")
-        expect(seen.shape == (side**2, side**2), f"for side {side} it is {tuple(seen.shape)}")
+    rng = random.Random(0)
+    sizes = [(size * rng.randint(1, 4), size) for size in (1, 2, 3, 4)]
+    for side, size in [(4, 2), (6, 3), (6, 2), (3, 1), (4, 4), *sizes]:
+        seen = tensor(block_mask(side, size), (side**2, side**2))
         expect(seen.dtype == torch.bool, f"a mask is bool; this one is {seen.dtype}")
         right, said = blocks(side, size), f"for side {side} and blocks of {size}"
         if torch.equal(seen, right):
@@ -81,7 +70,7 @@ def check_cache_bytes(cache_bytes):
     rng = random.Random(0)
     for _ in range(5):
         given = [rng.randint(2, 90) for _ in range(4)] + [rng.choice((2, 4))]
-        seen = tried(cache_bytes(*given))
+        seen = whole(cache_bytes(*given), "return one whole number of bytes")
         right = 2
         for number in given:
             right *= number
@@ -96,27 +85,21 @@ def check_cache_bytes(cache_bytes):
 
 @exercise("away from something")
 def check_steer(steer):
-    for seed, (scale, away) in enumerate([(2.0, 0.0), (1.5, 0.7), (0.0, 1.0)]):
-        free, wanted, unwanted = draws(3, 4, 9, seed=seed)
-        seen = tried(steer(free, wanted, unwanted, scale, away))
+    for seed, (scale, away) in enumerate([(2.0, 0.0), (1.5, 0.7), (0.0, 1.0), (3.0, 2.0)]):
+        free, wanted, unwanted = draws(3, 1 + seed, 9 + 4 * seed, seed=seed)
+        seen = tensor(steer(free, wanted, unwanted, scale, away))
         towards = free + scale * (wanted - free)
         right = towards - away * (unwanted - free)
         said = f"with scale {scale} and away {away}"
-        expect(
-            not away or not close(seen, towards + away * (unwanted - free)),
-            f"{said} it moves *towards* what is unwanted",
+        judge(
+            seen,
+            right,
+            {
+                f"{said} it moves *towards* what is unwanted": towards + away * (unwanted - free),
+                f"{said}: the way away starts at `free`, too": towards - away * unwanted,
+                f"{said}: both differences start at `free`": towards - away * (unwanted - wanted),
+                f"{said}: start at `free`, not at `wanted`": right + wanted - free,
+            },
+            f"{said} the logits are others",
         )
-        expect(
-            not away or not close(seen, towards - away * unwanted),
-            f"{said}: the way away starts at `free`, too",
-        )
-        expect(
-            not away or not close(seen, towards - away * (unwanted - wanted)),
-            f"{said}: both differences start at `free`",
-        )
-        expect(
-            not close(seen, wanted + scale * (wanted - free) - away * (unwanted - free)),
-            f"{said}: start at `free`, not at `wanted`",
-        )
-        expect(close(seen, right), f"{said} the logits are others")
     return "what is said not to be there weighs as well"

@@ -1,41 +1,26 @@
 """Checks of the exercises in lesson 06."""
 
 import math
-import numbers
+import random
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from utils.exercises import close, exercise, expect, tried
-
-
-def draws(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def number(value) -> float:
-    """One number, however it is held; anything else is refused."""
-    single = isinstance(value, Tensor) and value.ndim == 0
-    expect(
-        single or isinstance(value, numbers.Real),
-        f"return one number; you returned a {type(value).__name__}"
-        + (f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""),
-    )
-    return float(value)
+from utils.exercises import close, draws, exercise, expect, judge, number, tensor
 
 
 @exercise("several at once")
 def check_draw_several(draw_several):
-    answer = tried(draw_several(draws(5, 7, seed=0), 3))
-    expect(isinstance(answer, Tensor), f"return a tensor, not a {type(answer).__name__}")
-    expect(tuple(answer.shape) == (5, 3), f"the shape is {tuple(answer.shape)}, not (5, 3)")
+    answer = tensor(draw_several(draws(5, 7, seed=0), 3), (5, 3))
     expect(
         answer.dtype == torch.long,
         f"return the codes' numbers, int64; these are {answer.dtype}: the values, not the places",
     )
-    for seed, (n, codes, k) in enumerate([(200, 4, 4), (50, 9, 2)]):
-        found = draw_several(2 * draws(n, codes, seed=seed), k)
+    rng = random.Random(0)
+    sizes = [(200, 4, 4), (50, 9, 2)]
+    sizes += [(rng.randint(20, 90), rng.randint(5, 12), rng.randint(1, 5)) for _ in range(4)]
+    for seed, (n, codes, k) in enumerate(sizes):
+        found = tensor(draw_several(2 * draws(n, codes, seed=seed), k), (n, k), torch.long)
         expect(
             0 <= found.min() and found.max() < codes,
             f"a code is out of range: with {codes} codes they are 0 to {codes - 1}",
@@ -72,7 +57,7 @@ def check_information(information):
     sure = torch.full((6, 4), -1e4)
     sure[torch.arange(6), torch.tensor([0, 0, 1, 1, 2, 3])] = 0.0
     same = draws(1, 5, seed=0).expand(7, 5)
-    found = number(tried(information(draws(9, 6, seed=1))))
+    found = number(information(draws(9, 6, seed=1)))
     expect(
         math.isfinite(found),
         f"you returned {found} for random logits; take log_softmax, not the log of a softmax",
@@ -89,7 +74,7 @@ def check_information(information):
     q = logits.softmax(-1)
     wrong = (q * (q / logits.mean(0).softmax(-1)).log2()).sum(-1).mean().item()
     expect(
-        not close(information(logits), wrong, 1e-3),
+        not close(number(information(logits)), wrong, 1e-3),
         "you averaged the logits; average the shares",
     )
     found = number(information(sure))
@@ -101,18 +86,19 @@ def check_information(information):
         f"you returned {found:.3f} nats; a bit is ln 2 nats",
     )
     expect(not close(found, 6 * right, 1e-3), "this is the sum over the places; take their mean")
-    for seed, (n, codes) in enumerate([(5, 3), (40, 12), (2, 30)]):
+    for seed, (n, codes) in enumerate([(5, 3), (40, 12), (2, 30), (17, 2), (1, 6)]):
         logits = 3 * draws(n, codes, seed=seed)
         q = logits.softmax(-1).double()
         right = (q * (q / q.mean(0)).log2()).sum(-1).mean().item()
         found = number(information(logits))
         turned = (q.mean(0) * (q.mean(0) / q).log2()).sum(-1).mean().item()
-        expect(
-            not close(found, turned, 1e-3),
-            "the two are swapped: KL(q ‖ q̄) weighs with q, place by place",
+        judge(
+            found,
+            right,
+            {"the two are swapped: KL(q ‖ q̄) weighs with q, place by place": turned},
+            f"{n} places of {codes} codes: {right:.4f} bits are right, you found {found:.4f}",
+            1e-3,
         )
-        expect(close(found, right, 1e-3), f"{n} places of {codes} codes: {right:.4f} bits are "
-               f"right, you found {found:.4f}")  # fmt: skip
     return "bits about the picture, not bits spent"
 
 
@@ -121,12 +107,7 @@ def check_draw_colours(draw_colours):
     for seed, shape in enumerate([(40,), (2, 3, 4, 4), (1, 5)]):
         mu, log_b = 1.5 * draws(*shape, seed=seed), draws(*shape, seed=9 + seed) / 2 - 1
         u = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-        answer = tried(draw_colours(mu, log_b, u))
-        expect(isinstance(answer, Tensor), f"return a tensor, not a {type(answer).__name__}")
-        expect(
-            answer.shape == mu.shape,
-            f"the shape is {tuple(answer.shape)}, not {tuple(mu.shape)}",
-        )
+        answer = tensor(draw_colours(mu, log_b, u), shape)
         away = u - 0.5
         logit = mu - log_b.exp() * away.sign() * (-2 * away.abs()).log1p()
         right = ((logit.sigmoid() - 0.1) / 0.8).clamp(0, 1)
@@ -169,7 +150,7 @@ def check_draw_colours(draw_colours):
 
 @exercise("how far a code sees")
 def check_receptive_field(receptive_field):
-    found = number(tried(receptive_field([(3, 1)])))
+    found = number(receptive_field([(3, 1)]))
     expect(found == 3, f"one 3×3 convolution sees 3 pixels; you returned {found:g}")
     found = number(receptive_field([(3, 1), (3, 1)]))
     expect(found != 6, "two 3×3 convolutions see 5 pixels, not 6: they share the middle")

@@ -1,29 +1,30 @@
 """Checks of the exercises in lesson 04."""
 
+import numbers
+import random
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from utils.exercises import exercise, expect, tried
+from utils.exercises import draws, exercise, expect, number, several, whole
 
 
-def units(*shape: int, seed: int = 0) -> torch.Tensor:
+def units(*shape: int, seed: int = 0) -> Tensor:
     """Random unit vectors."""
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=generator), dim=-1)
+    return F.normalize(draws(*shape, seed=seed), dim=-1)
 
 
-def numbers(answer, length: int) -> list[int]:
-    """The answer as whole numbers, whether it is a tensor or a list."""
-    expect(
-        isinstance(answer, torch.Tensor | list | tuple) and len(answer) == length,
-        f"return {length} numbers, one a picture",
-    )
-    values = torch.as_tensor(answer)
-    expect(
-        values.ndim == 1 and not values.is_floating_point() and values.dtype != torch.bool,
-        f"return whole numbers (N,), not {values.dtype} of shape {tuple(values.shape)}",
-    )
-    return values.tolist()
+def indices(answer, length: int) -> list[int]:
+    """The answer as whole numbers, whether it is a tensor, an array or a list."""
+
+    def index(value, what):
+        kind = str(getattr(value, "dtype", type(value).__name__))
+        integer = isinstance(value, numbers.Integral) or "int" in kind
+        expect(integer, f"{what}, not {kind.removeprefix('torch.')}")
+        return whole(value, what)
+
+    return several(answer, length, f"return {length} whole numbers (N,), one a picture", index)
 
 
 @exercise("name it")
@@ -31,9 +32,9 @@ def check_name_pictures(name_pictures):
     # picture 0 chooses text 0, pictures 1 and 2 choose text 1
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.28, 0.96]])
     texts = torch.tensor([[0.96, 0.28], [0.0, 1.0]])
-    answer = tried(name_pictures(images, texts, ["cat", "dog"]))
+    answer = name_pictures(images, texts, ["cat", "dog"])
     expect(
-        not isinstance(answer, torch.Tensor) and all(isinstance(a, str) for a in answer),
+        not isinstance(answer, Tensor | str) and all(isinstance(a, str) for a in answer),
         "return names: look each index up in labels",
     )
     answer = list(answer)
@@ -46,25 +47,27 @@ def check_name_pictures(name_pictures):
         "these are the labels that fit worst: take the largest cosine, not the smallest",
     )
     expect(answer == ["cat", "dog", "dog"], f"you returned {answer}, not ['cat', 'dog', 'dog']")
-    images, texts = units(20, 8, seed=1), units(6, 8, seed=2)
-    labels = [f"label {i}" for i in range(6)]
-    right = [labels[i] for i in (images @ texts.T).argmax(1).tolist()]
-    expect(list(name_pictures(images, texts, labels)) == right, "wrong for 20 random pictures")
+    rng = random.Random(0)
+    for seed in range(5):
+        n, c, d = rng.randint(2, 30), rng.randint(2, 9), rng.randint(3, 8)
+        images, texts = units(n, d, seed=2 * seed), units(c, d, seed=2 * seed + 1)
+        labels = [f"label {i}" for i in range(c)]
+        right = [labels[i] for i in (images @ texts.T).argmax(1).tolist()]
+        found = list(name_pictures(images, texts, labels))
+        expect(found == right, f"wrong for {n} random pictures and {c} labels")
 
 
 @exercise("recall")
 def check_recall_at_k(recall_at_k):
-    queries = units(40, 6, seed=3)
-    gallery = F.normalize(queries + 1.5 * units(40, 6, seed=4), dim=1)
-    ranks = (queries @ gallery.T).argsort(1, descending=True)
-    own = torch.arange(40)[:, None]
-    for k in (1, 3, 5):
-        answer = tried(recall_at_k(queries, gallery, k))
-        expect(
-            isinstance(answer, float | int | torch.Tensor) and torch.as_tensor(answer).ndim == 0,
-            "return one number, the share of queries",
-        )
-        answer, right = float(answer), (ranks[:, :k] == own).any(1).double().mean().item()
+    rng = random.Random(0)
+    for seed, k in enumerate((1, 3, 5, 2, 4)):
+        n, d = (40, 6) if seed < 3 else (rng.randint(20, 60), rng.randint(4, 8))
+        queries = units(n, d, seed=3)
+        gallery = F.normalize(queries + 1.5 * units(n, d, seed=4 + seed), dim=1)
+        ranks = (queries @ gallery.T).argsort(1, descending=True)
+        own = torch.arange(n)[:, None]
+        answer = number(recall_at_k(queries, gallery, k), "return one number, the share of queries")
+        right = (ranks[:, :k] == own).any(1).double().mean().item()
         turned = (gallery @ queries.T).argsort(1, descending=True)[:, :k]
         turned = (turned == own).any(1).double().mean().item()
         if abs(answer - right) < 1e-5:
@@ -90,7 +93,7 @@ def check_or_none(or_none):
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])
     texts = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     # best cosines 1.0, 0.6, 0.96, −0.8; nearest 0, 1, 1, 1
-    answer = numbers(tried(or_none(images, texts, 0.9)), 4)
+    answer = indices(or_none(images, texts, 0.9), 4)
     expect(
         answer != [-1, 1, -1, 1],
         "turned round: a cosine below the threshold means none, one above it counts",
@@ -105,26 +108,31 @@ def check_or_none(or_none):
         "compare the cosine with the threshold; a softmax never says no",
     )
     expect(answer == [0, -1, 1, -1], f"at 0.9 you returned {answer}, not [0, -1, 1, -1]")
-    answer = numbers(or_none(images, texts, 0.5), 4)
+    answer = indices(or_none(images, texts, 0.5), 4)
     expect(answer == [0, 1, 1, -1], f"at 0.5 you returned {answer}, not [0, 1, 1, -1]")
-    answer = numbers(or_none(images[:1], texts, 1.0), 1)
+    answer = indices(or_none(images[:1], texts, 1.0), 1)
     expect(answer == [0], "a cosine equal to the threshold is not below it")
+    rng = random.Random(0)
+    for seed in range(5):
+        n, c, d = rng.randint(1, 30), rng.randint(1, 9), rng.randint(3, 8)
+        images, texts = units(n, d, seed=2 * seed), units(c, d, seed=2 * seed + 1)
+        threshold = rng.uniform(-0.3, 0.7)
+        best, index = (images @ texts.T).max(1)
+        answer = indices(or_none(images, texts, threshold), n)
+        expect(
+            answer == torch.where(best >= threshold, index, -1).tolist(),
+            f"wrong for {n} random pictures, {c} prompts and the threshold {threshold:.2f}",
+        )
 
 
 @exercise("like this, but")
 def check_like_this_but(like_this_but):
-    gallery = F.normalize(torch.eye(4)[:, :3] + 0.05, dim=1)
-    image, less, more = torch.eye(3)
-    image = F.normalize(image + less, dim=0)  # a bit of `less` is in it
-    answer = tried(like_this_but(image, less, more, gallery))
-    expect(
-        isinstance(answer, int | torch.Tensor) and torch.as_tensor(answer).numel() == 1,
-        "return one index",
-    )
+    rng = random.Random(0)
     cases = []
     for seed in range(200):
-        image, less, more = units(3, 8, seed=seed)
-        gallery = units(50, 8, seed=seed + 1000)
+        n, d = rng.randint(20, 60), rng.randint(5, 9)
+        image, less, more = units(3, d, seed=seed)
+        gallery = units(n, d, seed=seed + 1000)
 
         def index(query, gallery=gallery):
             return (gallery @ query).argmax().item()
@@ -138,8 +146,9 @@ def check_like_this_but(like_this_but):
             "this is the item farthest away: take argmax": index(less - image - more),
         }
         right = index(image + more - less)
-        if len({right, *wrong.values()}) > len(wrong):  # no two mistakes look alike
-            cases.append((int(like_this_but(image, less, more, gallery)), right, wrong))
+        if not seed or len({right, *wrong.values()}) > len(wrong):  # no two mistakes look alike
+            answer = like_this_but(image, less, more, gallery)
+            cases.append((whole(answer, "return one index"), right, wrong))
     for hint in wrong:
         expect(any(answer != mistakes[hint] for answer, _, mistakes in cases), hint)
     expect(
