@@ -21,6 +21,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
+class NotTried(Exception):
+    """The answer has not been begun."""
+
+
 class Wrong(Exception):
     """The answer is not right; the message says what was seen and what to look at."""
 
@@ -156,7 +160,7 @@ def verdict(check: Callable, *answers) -> tuple[str, str]:
         return "○", "not tried yet"
     try:
         message = check(*map(watched, answers))
-    except NotImplementedError:
+    except (NotTried, NotImplementedError):
         return "○", "not tried yet"
     except Wrong as wrong:
         return "✗", str(wrong)
