@@ -1,11 +1,14 @@
 """What several test modules ask of what they see."""
 
 import re
+import shutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 # what to do, or what would be right
 REMEDY = re.compile(
     r"[;,:] (add|check|choose|connect|delete|fetch|give|make|move|restore|run|save|scale|shorten|"

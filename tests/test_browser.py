@@ -21,17 +21,20 @@ import nbformat
 import pytest
 from PIL import Image
 
+from tests import helpers
+from tests.practice import helpers as blanks
+from tools import practice
 from utils.paths import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium; install Debian's package chromium"),
+    pytest.mark.skipif(
+        not helpers.CHROMIUM, reason="no Chromium; install Debian's package chromium"
+    ),
 ]
 MINUTE = 60_000  # in milliseconds, as Playwright counts
 expect.set_options(timeout=MINUTE)
@@ -53,6 +56,9 @@ SOURCES = """() => jupyterapp.shell.currentWidget.content.widgets.map(
 ERRORS = """() => jupyterapp.shell.currentWidget.content.widgets.flatMap(
     cell => cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.output_type === 'error').map(output => output.ename + output.evalue)"""
+OUTPUTS = """() => jupyterapp.shell.currentWidget.content.widgets.map(cell => [
+    cell.model.sharedModel.getMetadata('practice')?.cell ?? '',
+    cell.model.outputs ? cell.model.outputs.toJSON() : []])"""
 VIEWS = """() => jupyterapp.shell.currentWidget.content.widgets.map(
     cell => (cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.data?.['application/vnd.jupyter.widget-view+json']).length)"""
@@ -140,10 +146,12 @@ def serve(folder: Path) -> tuple[subprocess.Popen, str, str]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A function that opens a lesson, in a JupyterLab that serves a copy of the course."""
+    """A function that opens a notebook, in a JupyterLab that serves a copy of the course."""
     folder = tmp_path_factory.mktemp("course")
-    for name in ("tools", "utils", "notebooks", "assets"):
+    for name in ("tools", "utils", "notebooks", "lessons", "assets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in LESSONS:
+        practice.practice(name[:2], folder)
     for path in ("pyproject.toml", "constraints.txt"):  # the machine check reads them
         shutil.copy(ROOT / path, folder)
     config = folder / ".jupyter" / "config" / "jupyter_lab_config.json"
@@ -153,15 +161,15 @@ def lab(tmp_path_factory):
     try:
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+                executable_path=helpers.CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
 
-            def lesson(name: str, *cells: str) -> Lesson:
+            def lesson(path: str, *cells: str) -> Lesson:
                 if cells:  # of a notebook that is to be written first
                     new = list(map(nbformat.v4.new_code_cell, cells))
                     notebook = nbformat.v4.new_notebook(cells=new, metadata=KERNEL)
-                    nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
-                return opened(browser, f"{address}/lab", name, token, folder / "log.txt")
+                    nbformat.write(notebook, folder / f"{path}.ipynb")
+                return opened(browser, f"{address}/lab", path, token, folder / "log.txt")
 
             yield lesson
             browser.close()
@@ -175,8 +183,12 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=LESSONS)
 def lesson(request, lab):
-    """A lesson, opened and run once for all that is asked of it."""
-    lesson = lab(request.param)
+    """A lesson, opened and run once for all that is asked of it.
+
+    It is the one to practise with, whose code is the lesson's with some bodies blank: nbval runs
+    the notebook as shipped, so that each is run to its end, and none twice.
+    """
+    lesson = lab(f"practice/{request.param}")
     with explained(lesson):
         done = lesson.page.evaluate(RUN_ALL)
         assert done is True, (done, lesson.page.evaluate(ERRORS))
@@ -185,7 +197,8 @@ def lesson(request, lab):
     lesson.page.close()
 
 
-def opened(browser, address: str, name: str, token: str, log: Path) -> Lesson:
+def opened(browser, address: str, path: str, token: str, log: Path) -> Lesson:
+    name, path = path.split("/")[1], f"{path}.ipynb"
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(MINUTE)
     lesson = Lesson(name, page, log)
@@ -195,10 +208,10 @@ def opened(browser, address: str, name: str, token: str, log: Path) -> Lesson:
         lambda got: lesson.said.append(f"{got.status}: {got.url}") if got.status >= 400 else None,
     )
     page.on("pageerror", lambda error: lesson.said.append(f"uncaught: {error}"))
-    path = f"notebooks/{name}.ipynb"
     with explained(lesson):
         # a workspace of its own: else each page reopens and saves what the others hold
-        page.goto(f"{address}/workspaces/{name}/tree/{path}?token={token}", timeout=3 * MINUTE)
+        space = path.replace("/", "-").removesuffix(".ipynb")
+        page.goto(f"{address}/workspaces/{space}/tree/{path}?token={token}", timeout=3 * MINUTE)
         page.wait_for_function(
             "path => window.jupyterapp?.shell.currentWidget?.context?.path === path",
             arg=path,
@@ -220,6 +233,38 @@ def explained(lesson: Lesson):
             lesson.page.screenshot(path=picture)
             error.add_note(f"Screen: {picture}")
         raise
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_shows_as_it_is_shipped(lab, name):
+    """Nothing is run: text, stored pictures, and one line where a widget will be."""
+    shipped = lab(f"notebooks/{name}")
+    with explained(shipped):
+        shown = 0
+        for i, views in enumerate(shipped.page.evaluate(VIEWS)):
+            cell = shipped.scrolled(i)
+            assert views == 0  # a view whose model is gone would show an error
+            for image in cell.locator("img").all():
+                expect(image).not_to_have_js_property("naturalWidth", 0)
+                shown += 1
+        assert shown
+    shipped.page.evaluate(SHUT_DOWN)
+    shipped.page.close()
+
+
+def test_every_blank_waits_and_nothing_complains(lesson):
+    """The lesson that is run has blanks; they say so, and the cells after them run all the same."""
+    said, faults = set(), []
+    for cell, outputs in lesson.page.evaluate(OUTPUTS):
+        faults += [x for x in outputs if x["output_type"] == "error" or x.get("name") == "stderr"]
+        if cell.startswith("check-"):
+            # a busy kernel may send a line in pieces, an output each
+            texts = "".join("".join(output["text"]) for output in outputs)
+            said |= {line.split(":")[0] for line in texts.splitlines()}
+    number = lesson.name[:2]
+    (noun,) = (noun for noun in blanks.nouns() if blanks.module(noun).LESSON == number)
+    assert said == {f"○ {name}" for name in blanks.check(noun).blanks}
+    assert not faults
 
 
 # The field to paste into is HTML, too.
@@ -293,7 +338,7 @@ def step(control) -> Callable[[], None]:
 
 def test_a_slider_of_small_steps_goes_up_and_back(lab):
     code = "widgets.live([widgets.slider('Heat', 0.0, 0.0, 1.0)], str, '')"
-    lesson = lab("small-steps", f"from utils import widgets\n{code}")
+    lesson = lab("notebooks/small-steps", f"from utils import widgets\n{code}")
     with explained(lesson):
         assert lesson.page.evaluate(RUN_ALL) is True
         (cell,) = lesson.cells()
@@ -509,7 +554,7 @@ print(log, torch.rand(1).item(), [t.name for t in threading.enumerate() if "play
 
 @pytest.fixture(scope="module")
 def film(lab):
-    lesson = lab("film", FILM, SEEN)
+    lesson = lab("notebooks/film", FILM, SEEN)
     with explained(lesson):
         assert lesson.page.evaluate(RUN_ALL) is True
     return lesson
