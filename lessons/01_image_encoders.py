@@ -88,6 +88,35 @@ library = F.conv2d(toy[None, None], kernel[None, None])[0, 0]
 print("equal to torch's:", torch.equal(answer, library))
 
 # %% [markdown]
+# Three more things that every network below uses, each on this toy. **Padding**: a
+# frame of zeros, so that the window also fits at the edge and the map keeps its size.
+# **Stride**: the window jumps, and the map shrinks. **Channels**: a picture has three
+# sheets, so a window has three as well, and the products of all three are added up. As
+# many windows, as many sheets come out.
+
+# %%
+page = toy[None, None]  # (1, 1, 5, 5): one picture of one sheet
+print("padding 1:", tuple(F.conv2d(page, kernel[None, None], padding=1).shape[2:]))
+print("stride 2:", F.conv2d(page, kernel[None, None], stride=2)[0, 0].tolist())
+
+sheets = torch.stack([toy, 2 * toy, 0 * toy])  # red, green, blue
+windows = torch.stack([kernel, kernel, kernel])
+pairs = zip(sheets[:, None, None], windows[:, None, None], strict=True)
+by_sheet = sum(F.conv2d(sheet, window) for sheet, window in pairs)
+together = F.conv2d(sheets[None], windows[None])
+print("three sheets, one map, their sum:", torch.equal(together, by_sheet))
+
+# %% [markdown]
+# A window of 1×1 sees one pixel, in all of its sheets. It cannot find an edge; it mixes
+# channels, the same way at every place: a matrix, written as a convolution.
+
+# %%
+to_grey = torch.tensor([[0.3, 0.6, 0.1]])  # one number for red, green and blue
+by_matrix = (to_grey @ sheets.flatten(1)).view(1, 5, 5)
+by_window = F.conv2d(sheets[None], to_grey.view(1, 3, 1, 1))[0]
+print("a 1×1 convolution is a matrix:", torch.allclose(by_matrix, by_window))
+
+# %% [markdown]
 # Now slide it over the cat, once as it is and once turned by 90°. One window gives one
 # *feature map*: a picture of where its pattern was found.
 
@@ -95,8 +124,8 @@ print("equal to torch's:", torch.equal(answer, library))
 kernels = torch.stack([kernel, kernel.T])[:, None]  # (2, 1, 3, 3)
 grey = F.pad(cat[2].mean(0)[None, None], (1, 1, 1, 1), value=1.0)  # white all round
 maps = F.conv2d(grey, kernels)[0].abs()  # (2, 64, 64)
-sheets = (1 - maps / maps.max())[:, None].expand(-1, 3, -1, -1)
-whole = torch.cat([cat[2:3], sheets])
+shown = (1 - maps / maps.max())[:, None].expand(-1, 3, -1, -1)
+whole = torch.cat([cat[2:3], shown])
 
 captions = ["picture", "upright edges", "level edges"]
 plots.grid(whole, captions, alt="A cat face and its edges", size=120)
@@ -166,10 +195,37 @@ for block in [vgg_block(3, 32), vgg_block(32, 64), vgg_block(64, 128)]:
 # the first. Take stacks of 2, 4, … 64 layers, fresh from the initialisation, and
 # measure how strong the gradient is that arrives at the first layer.
 #
-# Four kinds of stack: bare convolutions with ReLU; the same with larger weights at the
-# start; with BatchNorm, which rescales each channel to mean 0 and spread 1; and that
-# again where each pair of layers only *adds* to its input. That last one is the
-# **residual block**.
+# What helps is to keep numbers at one scale on their way. A *norm* subtracts a mean and
+# divides by a spread. Over what? **BatchNorm** takes one mean for each channel, over
+# all pictures of the batch and all places. In training it uses the batch's own; in
+# `eval` mode, what it has remembered, so that a picture's vector does not depend on its
+# company. **LayerNorm**, later, takes one mean for each token, over its channels, and
+# knows no batch.
+
+# %%
+x = 5 + 3 * torch.randn(8, 4, 6, 6, generator=device.generator(0))  # (B, C, H, W)
+norm = nn.BatchNorm2d(4)
+kept = {"keepdim": True, "correction": 0}
+by_hand = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), **kept)
+print("over batch and places:", torch.allclose(norm(x), by_hand, atol=1e-3))
+in_company = norm.train()(x)[0]
+other_company = norm.train()(torch.cat([x[:1], 9 * x[1:]]))[0]
+print("in training, company matters:", not torch.allclose(in_company, other_company))
+alone, among = norm.eval()(x[:1])[0], norm.eval()(x)[0]
+print("in eval mode it does not:", torch.allclose(alone, among, atol=1e-6))
+
+tokens = x.flatten(2).transpose(1, 2)  # (B, 36 tokens, 4 channels)
+by_hand = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(-1, **kept)
+same = torch.allclose(nn.LayerNorm(4)(tokens), by_hand, atol=1e-3)
+print("LayerNorm, each token alone:", same)
+
+# %% [markdown]
+# Now the stacks: bare convolutions with ReLU; the same with larger weights at the
+# start; with BatchNorm; and with BatchNorm where each pair of layers only *adds* to its
+# input. That last one is the **residual block**, and the way round the layers is called
+# a *skip connection* or *shortcut*. Its last norm has a gain γ. Start it at 1, like any
+# norm, or at 0: then a new block is the identity, and depth costs nothing at first. The
+# brick starts at 0, and the figure shows both.
 #
 # ![A residual block and a pre-norm Transformer block: in both, the input goes round the
 # layers and is added to what they return](../assets/figures/01_blocks.svg)
@@ -226,12 +282,16 @@ print("equal to transformers' block:", same)
 
 
 # %%
-class Plain(ResidualBlock):
-    """The same layers without the way round."""
+class Busy(ResidualBlock):
+    """The same block with γ = 1: it works from the first step."""
 
     def __init__(self, width: int):
         super().__init__(width)
         nn.init.ones_(self.norm2.weight)
+
+
+class Plain(Busy):
+    """The same layers without the way round."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
@@ -298,20 +358,22 @@ def first_gradient(block, depth: int) -> float:
     return network[0].weight.grad.norm().item()
 
 
-stacks = {"bare": bare, "bare, He init": careful}
-stacks |= {"BatchNorm": Plain, "residual": ResidualBlock}
+stacks = {"bare": bare, "bare, He init": careful, "BatchNorm": Plain}
+stacks |= {"residual, γ = 1": Busy, "residual, γ = 0": ResidualBlock}
 norms = {name: [first_gradient(s, d) for d in depths] for name, s in stacks.items()}
 
 # %%
 fig, ax = plots.figure(width=7)
-colours = {"bare": "noise", "bare, He init": "code"}
-colours |= {"BatchNorm": "text", "residual": "image"}
+styles = {"bare": ("noise", "--"), "bare, He init": ("noise", "-")}
+styles |= {"BatchNorm": ("wrong", "-"), "residual, γ = 1": ("image", "-")}
+styles |= {"residual, γ = 0": ("image", "--")}
 for name, values in norms.items():
-    colour = plots.COLOURS[colours[name]]
-    shown = [max(v, 1e-16) for v in values]
-    ax.loglog([2 * d for d in depths], shown, "o-", color=colour, label=name)
+    colour, line = styles[name]
+    shown, colour = [max(v, 1e-16) for v in values], plots.COLOURS[colour]
+    layers = [2 * d for d in depths]
+    ax.loglog(layers, shown, "o", ls=line, color=colour, label=name)
 ax.set(xlabel="layers", ylabel="gradient at the first layer", ylim=(1e-16, 1e5))
-ax.set_title("Only the residual stack keeps its gradient at every depth")
+ax.set_title("Only residual stacks keep their gradient at every depth")
 ax.set_xticks([2 * d for d in depths], [str(2 * d) for d in depths])
 ax.minorticks_off()
 ax.legend()
@@ -325,6 +387,10 @@ for name, values in norms.items():
     change = values[-1] / values[0]
     print(name, "keeps its gradient within a factor of 10:", 0.1 < change < 10)
 assert norms["bare"][-1] < 1e-6 < 1 < norms["BatchNorm"][-1]
+torch.manual_seed(0)
+network = stack(ResidualBlock, 8, len(groups))
+F.cross_entropy(network(small_pictures), labels[few]).backward()
+print("γ = 0, gradient inside a block:", network[3].conv1.weight.grad.norm().item())
 
 # %% [markdown]
 # The bare stack's first layers learn nothing: torch's default weights are too small for
@@ -332,6 +398,12 @@ assert norms["bare"][-1] < 1e-6 < 1 < norms["BatchNorm"][-1]
 # et al. (2015) start with larger weights; the gradient then fades far more slowly, but
 # it fades. BatchNorm swings to the other side. With the way round, there is always a
 # path on which the gradient is multiplied by 1.
+#
+# Read the dashed blue line with care. With γ = 0 every block passes its input on and
+# nothing else, so what arrives at the first layer has seen stem and head alone, at any
+# depth; inside the blocks `conv1` gets a gradient of exactly 0 in the first step, and
+# begins to learn when γ has moved. The proof is the solid blue line: there all blocks
+# work, and 64 layers deep the gradient is still of the same order.
 #
 # A word of care: the plain networks that He et al. compared had BatchNorm, and they
 # found their gradients healthy (2016, sec. 4.1). What they saw was *degradation*: a
@@ -498,6 +570,19 @@ ax.set(xlabel="is looked at", ylabel="looks", title="Ears look at ears")
 plots.show(fig, "Attention weights: an ear's go to both ears, the sky's to itself")
 
 # %% [markdown]
+# **Why √d?** A dot product of two random vectors of d numbers is a sum of d terms: its
+# spread grows as √d. Without the division, a wide head would start with a softmax that
+# is nearly one-hot, and a one-hot softmax passes hardly any gradient.
+
+# %%
+for d in (4, 64, 1024):
+    q, k = torch.randn(2, 1000, d, generator=device.generator(0))
+    scores = q @ k[:8].T  # (1000, 8)
+    raw, divided = (x.softmax(1).amax(1).mean() for x in (scores, scores / d**0.5))
+    print(f"d = {d:4}: spread {scores.std():4.1f}, the largest of 8 weights "
+          f"{raw:.1f} undivided, {divided:.1f} divided")  # fmt: skip
+
+# %% [markdown]
 # The same without loops is two matrix products. Compare the shapes with the formula.
 # The mask is for lesson 02.
 
@@ -577,7 +662,23 @@ print("in bfloat16, where a CPU has it, twice as fast:", gain > 2 or not has_bfl
 # %% [markdown]
 # One mixture per token is little. So the width is split into *heads*, each with
 # queries, keys and values of its own: one may look for the other ear, one for the
-# outline.
+# outline. As a loop:
+
+
+# %%
+def heads_one_by_one(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """(L, width) each → (L, width): every head attends within its own columns."""
+    columns = q.shape[1] // heads
+    parts = [slice(i * columns, (i + 1) * columns) for i in range(heads)]
+    return torch.cat([plain_attend(q[:, p], k[:, p], v[:, p]) for p in parts], 1)
+
+
+q, k, v = torch.randn(3, 10, 48, generator=device.generator(0))
+looped = heads_one_by_one(q, k, v, heads=3)
+print("three heads of 16 columns:", tuple(looped.shape))
+
+# %% [markdown]
+# Without a loop, the heads become an axis of their own, and all attend at once.
 
 
 # %% tags=["brick:attention", "blank"]
@@ -589,6 +690,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(B, heads, L, d) → (B, L, heads·d): the heads side by side again."""
     return x.transpose(1, 2).flatten(2)
+
+
+# %%
+at_once = join_heads(attend(*(split_heads(x[None], 3) for x in (q, k, v))))[0]
+print("equal to the loop:", torch.allclose(at_once, looped, atol=1e-5))
 
 
 # %% tags=["brick:attention", "blank"]
@@ -927,13 +1033,25 @@ def accuracy(model: nn.Module, pictures: Tensor, targets: Tensor) -> float:
     return (scores.argmax(1) == targets).float().mean().item()
 
 
+def six_colours(pictures: Tensor) -> Tensor:
+    """Mean and spread of red, green and blue, and a 1: (N, 7)."""
+    x = pictures.float() / 255
+    return torch.cat([x.mean((2, 3)), x.std((2, 3)), torch.ones(len(x), 1)], 1)
+
+
+answers = F.one_hot(labels).float()
+fit = torch.linalg.lstsq(six_colours(train.pictures), answers).solution  # (7, groups)
+by_colour = (six_colours(unseen.pictures) @ fit).argmax(1) == unseen_labels
 largest = (unseen_labels.bincount().max() / len(unseen)).item()
 accuracies = {
     "always the largest group": largest,
+    "six colour numbers, linear": by_colour.float().mean().item(),
     "ViT": accuracy(vit, unseen.pictures, unseen_labels),
     "ResNet": accuracy(resnet, unseen.pictures, unseen_labels),
 }
-print("both learn:", min(accuracies["ViT"], accuracies["ResNet"]) > largest + 0.1)
+colours_alone = accuracies["six colour numbers, linear"]
+ahead = accuracies["ResNet"] - colours_alone
+print("the ResNet beats colours by 5 points:", ahead > 0.05)
 print("the ResNet learns faster here:", accuracies["ResNet"] > accuracies["ViT"])
 
 # %%
@@ -942,18 +1060,122 @@ plots.curve(curves, resnet_losses, "ResNet", "image", smooth=20)
 plots.curve(curves, vit_losses, "ViT", "shared", smooth=20)
 curves.set(xlabel="step", ylabel="loss", title="The ResNet's loss falls faster")
 curves.legend()
-plots.bars(bars, accuracies, "image", "It names more unseen pictures", "accuracy")
-bars.set_xlim(0, 1)
-plots.show(fig, "Loss and accuracy: the ResNet leads, both beat the baseline")
+title = "It names more unseen pictures"
+plots.bars(bars, accuracies, "image", title, "accuracy", "{:.0%}")
+bars.set_xlim(0, 0.8)
+plots.show(fig, "Loss and accuracy: the ResNet leads, then the ViT, then six colours")
 
 # %% [markdown]
-# And the test from the top, with the ResNet's vectors in place of pixels:
+# ### What has training changed?
+# The test from the top, on all unseen pictures: is a picture, moved by 8 pixels, nearer
+# to itself than to another picture? In pixels, for both towers as they were before
+# their training, and after it. **Predict first:** which of the five passes?
+#
+# <details><summary>Answer</summary>
+#
+# All but the pixels, more or less. An untrained ResNet passes as well as a trained one:
+# windows that slide, and a mean over places, hardly mind a move. That is the
+# architecture's gift, not learning.
+#
+# </details>
+#
+# So ask a second question. Is the nearest picture of *another* concept from the same
+# group: fruit near fruit, flag near flag?
+
 
 # %%
-with torch.no_grad():
-    still, shifted, other = resnet[0](centre(three).to(here))  # cat, cat moved, pig
-nearer = (still - shifted).norm() < (still - other).norm()
-print("for the ResNet, the cat is nearer to itself:", bool(nearer))
+@torch.no_grad()
+def vectors(tower: nn.Module, pictures: Tensor) -> Tensor:
+    parts = pictures.split(256)
+    return torch.cat([tower.eval()(centre(part.to(here))).cpu() for part in parts])
+
+
+def in_pixels(pictures: Tensor) -> Tensor:
+    return (pictures.float() / 255).flatten(1)
+
+
+names = unseen.table["label_en"]
+concepts = torch.tensor([sorted(set(names)).index(name) for name in names])
+
+
+def two_tests(encode) -> tuple[float, float]:
+    """Shares of pictures nearer to themselves, moved; and beside one of their group."""
+    still, moved = encode(unseen.pictures), encode(unseen.pictures.roll(8, -1))
+    other = still.roll(4, 0)  # the four styles of a concept stand side by side
+    itself = (still - moved).norm(dim=1) < (still - other).norm(dim=1)
+    distances = torch.cdist(still, still)
+    distances[concepts[:, None] == concepts] = torch.inf
+    same = unseen_labels[distances.argmin(1)] == unseen_labels
+    return itself.float().mean().item(), same.float().mean().item()
+
+
+# %%
+torch.manual_seed(0)
+fresh_resnet = ResNet((32, 64, 128), (1, 1, 1)).to(here)
+torch.manual_seed(0)
+fresh_vit = ViT(patch_size=8, width=96, depth=3, heads=3).to(here)
+towers = {"ViT, untrained": fresh_vit, "ViT, trained": vit[0]}
+towers |= {"ResNet, untrained": fresh_resnet, "ResNet, trained": resnet[0]}
+tests = {"pixels": two_tests(in_pixels)}
+for name, tower in towers.items():
+    tests[name] = two_tests(lambda pictures, tower=tower: vectors(tower, pictures))
+
+# %%
+fig, axes = plots.figure(columns=2, width=9.5, height=2.2)
+titles = "Nearer to itself, moved: architecture", "Beside its own group: learning"
+for ax, place, title in zip(axes, (0, 1), titles, strict=True):
+    shares = {name: values[place] for name, values in tests.items()}
+    plots.bars(ax, shares, "image", title, "of unseen pictures", "{:.0%}")
+    ax.set_xlim(0, 1.15)
+axes[1].set_yticks([])
+plots.show(fig, "Untrained towers pass the first test; the second needs training")
+(fresh, fresh_same), (learnt, learnt_same) = (
+    tests[f"ResNet, {state}"] for state in ("untrained", "trained")
+)
+print("a ResNet passes the first test untrained:", fresh > 0.9)
+print("in the second, training gains 5 points:", learnt_same > fresh_same + 0.05)
+
+# %% [markdown]
+# ### Where the class token looks
+# The ViT's answer is its class token's. In each block it mixes what the patches hold,
+# and its attention weights say how much of each. Here they are for the last block, the
+# mean of its heads, brighter where it looks more; untrained and trained.
+
+
+# %%
+@torch.no_grad()
+def class_looks(tower: ViT, pictures: Tensor) -> Tensor:
+    """The class token's attention to the patches in the last block: (B, side, side)."""
+    x = tower.patch(centre(pictures)).flatten(2).transpose(1, 2) + tower.positions[1:]
+    token = (tower.class_token + tower.positions[0]).expand(len(x), 1, -1)
+    x = tower.norm_pre(torch.cat([token, x], 1))
+    for block in tower.blocks[:-1]:
+        x = block(x)
+    q, k, _ = tower.blocks[-1].attention.project(tower.blocks[-1].norm1(x))
+    weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)  # (B, h, L, L)
+    return weights.mean(1)[:, 0, 1:].unflatten(1, (8, 8))
+
+
+# %%
+glossy = unseen.where(style="fluent").pictures
+eight = glossy[::19][:8].to(here)
+lit, looks = {"the picture": eight.float() / 255}, {}
+for name in ("untrained", "trained"):
+    looks[name] = class_looks(towers[f"ViT, {name}"], eight)
+    light = looks[name] / looks[name].amax((1, 2), keepdim=True)
+    light = F.interpolate(light[:, None], size=64, mode="bilinear")
+    lit[name] = lit["the picture"] * (0.15 + 0.85 * light)
+plots.picture_rows(lit, alt="Eight pictures, lit where the class token looks")
+
+ink = F.avg_pool2d((eight.float() / 255 < 0.94).any(1).float(), 8) > 0.2  # (8, 8, 8)
+on_ink = {}
+for name, tower in (("untrained", fresh_vit), ("trained", vit[0])):
+    each = class_looks(tower, glossy.to(here))
+    inked = F.avg_pool2d((glossy.float() / 255 < 0.94).any(1).float(), 8) > 0.2
+    of_look = (each.cpu() * inked).sum((1, 2)) / each.cpu().sum((1, 2))
+    on_ink[name] = (of_look / inked.float().mean((1, 2))).mean().item()
+print("untrained, it looks everywhere alike:", abs(on_ink["untrained"] - 1) < 0.1)
+print("trained, it chooses:", abs(on_ink["trained"] - 1) > 0.1)
 
 # %% [markdown]
 # What does each cost? Count weights and multiplications, and race one training step,
@@ -1068,9 +1290,7 @@ print("the first row is mostly flags:", bool(flags > 0.5))
 # %%
 def explained_by_colour(maps: Tensor) -> float:
     """How much of the channels' variance six colour numbers explain (R²), up to 1."""
-    x = pool.pictures.float() / 255
-    six = [x.mean((2, 3)), x.std((2, 3))]
-    colour = torch.cat([*six, torch.ones(len(x), 1)], 1)  # (N, 7)
+    colour = six_colours(pool.pictures)  # (N, 7)
     means = maps.mean((2, 3))  # (N, channels)
     residual = means - colour @ torch.linalg.lstsq(colour, means).solution
     return (1 - residual.var(0) / means.var(0).clamp(min=1e-9)).mean().item()
@@ -1200,8 +1420,9 @@ widgets.live(
 
 # %% [markdown]
 # ## Break it: no way round
-# Train four small stacks: plain and residual, with 2 blocks and with 16. Predict: for
-# which of the two is deeper worse?
+# Train small stacks with 2 blocks and with 16: plain, and residual with γ = 1, which
+# differ in the way round alone; and the brick, whose γ starts at 0. Predict: for which
+# of them is deeper worse?
 
 
 # %%
@@ -1220,28 +1441,31 @@ def learn_stack(block, depth: int) -> float:
     return sum(training.fit(network, loss, steps=80, lr=2e-3, name=name)[-20:]) / 20
 
 
-plain = [learn_stack(Plain, depth) for depth in (2, 16)]
-residual = [learn_stack(ResidualBlock, depth) for depth in (2, 16)]
+kinds = {"plain": Plain, "residual, γ = 1": Busy, "residual, γ = 0": ResidualBlock}
+fits = {name: [learn_stack(k, depth) for depth in (2, 16)] for name, k in kinds.items()}
 
 # %%
-fig, ax = plots.figure(width=5, height=2.8)
-for name, losses, colour in [("plain", plain, "text"), ("residual", residual, "image")]:
-    colour = plots.COLOURS[colour]
-    ax.plot(["2 blocks", "16 blocks"], losses, "o-", color=colour, label=name)
-ax.set(ylabel="training loss", title="Depth harms the plain stack and helps the other")
+fig, ax = plots.figure(width=5.5, height=2.8)
+for name, colour, line in zip(fits, ("wrong", "image", "image"), "--:", strict=True):
+    ax.plot(["2 blocks", "16 blocks"], fits[name], "o", ls=line, label=name,
+            color=plots.COLOURS[colour])  # fmt: skip
+ax.set(ylabel="training loss", title="Depth harms the plain stack and helps the others")
 ax.legend()
 plots.show(fig, "Training loss: depth is worse for plain, better for residual stacks")
+plain, busy, calm = fits.values()
 print("deeper is worse for the plain stack:", plain[1] > plain[0])
-print("deeper is better for the residual stack:", residual[1] < residual[0])
+print("deeper is better for residual, γ = 1:", busy[1] < busy[0])
+print("deeper is better for residual, γ = 0:", calm[1] < calm[0])
+print("16 blocks, γ = 1: far better than plain:", busy[1] < plain[1] - 0.2)
 
 # %% [markdown]
 # This is training loss: the deep plain stack doesn't fit too much, it cannot fit. Yet
 # it could copy what the shallow one does and pass it on unchanged through 14 blocks. It
-# doesn't find that; the residual stack starts there.
+# doesn't find that; the residual stack starts close to it.
 #
-# Look at the left end, too: the shallow plain stack is the best of the four in these 80
-# steps. Its blocks work from the first step, while residual ones start at zero and need
-# time. What the figure shows is the slope: more blocks harm the one and help the other.
+# And γ = 0? In these 80 steps it is behind γ = 1: its blocks do nothing at first and
+# need time. Its reason is another one: at larger sizes and rates a start at the
+# identity keeps the first steps from blowing up (Goyal et al. 2017, sec. 5.1).
 
 # %% [markdown]
 # ## Break it: no positions
@@ -1470,36 +1694,40 @@ check_count_vit(count_vit)
 # </details>
 
 # %% [markdown]
-# > **Exercise 5 · One head** — difficulty 1 of 3, about 6 minutes. Why it matters: it
-# > is the heart of everything from here to Stable Diffusion. Write `head(x, wq, wk,
-# > wv)`: x is (L, w), each matrix is (w, d), the answer is (L, d). Use no `attend`.
+# > **Exercise 5 · A larger picture** — difficulty 2 of 3, about 10 minutes. Why it
+# > matters: a ViT has a learnt position for each patch and no other; this is how its
+# > weights are used at another size (Dosovitskiy et al. 2021, sec. 3.2). Write
+# > `resize_positions(positions, old, new)`: `positions` is (1 + old², w), the class
+# > token's first, then the patches' row by row. Return (1 + new², w): the class token's
+# > as it is, the others as a map of old × old, resized by `F.interpolate` with
+# > `mode="bilinear"`.
 
 
 # %% tags=["exercise"]
-def head(x: Tensor, wq: Tensor, wk: Tensor, wv: Tensor) -> Tensor:
+def resize_positions(positions: Tensor, old: int, new: int) -> Tensor:
     # your answer
     ...
 
 
 # %%
-from utils.exercises.image_encoders import check_head
+from utils.exercises.image_encoders import check_resize_positions
 
-check_head(head)
+check_resize_positions(resize_positions)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Queries, keys and values are products with x. Then the formula above, from the inside
-# out. Which d stands under the root?
+# `F.interpolate` wants (B, channels, H, W). The w numbers of a position are the
+# channels; the patches make the map.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def head(x, wq, wk, wv):
-#     q, k, v = x @ wq, x @ wk, x @ wv  # (L, d) each
-#     weights = (q @ k.T / q.shape[1] ** 0.5).softmax(-1)  # (L, L)
-#     return weights @ v
+# def resize_positions(positions, old, new):
+#     grid = positions[1:].T.reshape(1, -1, old, old)  # (1, w, old, old)
+#     grid = F.interpolate(grid, size=(new, new), mode="bilinear")
+#     return torch.cat([positions[:1], grid.flatten(2)[0].T])
 # ```
 #
 # </details>

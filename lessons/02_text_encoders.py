@@ -20,11 +20,8 @@
 # %%
 import html
 import random
-import re
 from html.parser import HTMLParser
 from pathlib import Path
-
-from IPython.display import Markdown, display
 
 from utils import costs, data, device, plots, training, widgets
 
@@ -36,36 +33,9 @@ train, unseen = data.load_emoji("train"), data.load_emoji("unseen")
 # A picture on a web page often comes with words: `alt` is for people who cannot see it,
 # `title` appears under the mouse. Whoever wrote them wrote an image–text pair. Data
 # sets have been built this way: Conceptual Captions (Sharma et al. 2018) cleaned 3.3
-# million `alt` texts. Here is a small page of our own, `assets/page/index.html`.
-
-# %%
-PAGE = Path("../assets/page/index.html")
-page = PAGE.read_text(encoding="utf-8")
-print(page[page.index("<body>") : page.index("<footer>")].strip())
-
-# %% [markdown]
-# The first idea is a regular expression: find `<img`, then `alt="…"`.
-
-# %%
-for text in re.findall(r'<img[^>]*alt="([^"]*)"', page):
-    print(repr(text))
-
-# %% [markdown]
-# **Look closely.** Compare with the page: which pictures are missing, and which one
-# should not be there?
-#
-# <details><summary>Answer</summary>
-#
-# The dog stands in a comment: there is no such picture. The fox is missing, because its
-# quotes are single; so is the bread, whose tag is in capitals and has no quotes at all.
-# The empty line is the sunflower, whose `alt` is empty. A longer pattern can mend all
-# three, and then the next page brings a case that it does not know: HTML has more rules
-# than a pattern should carry.
-#
-# </details>
-#
-# A parser reads tags as a browser does. Python has one. Attribute names come in lower
-# case, quotes and entities such as `&amp;` are resolved, comments are not tags.
+# million `alt` texts. Here is a small page of our own, `assets/page/index.html`. Read
+# tags with a parser, not with a pattern: quotes, capitals, comments and entities such
+# as `&amp;` follow rules that a browser knows, and Python's parser knows them too.
 
 
 # %%
@@ -74,35 +44,23 @@ class PairCollector(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.pairs, self.silent = [], []
+        self.pairs = []
 
     def handle_starttag(self, tag, attributes):
-        if tag != "img":
-            return
         values = {name: " ".join((value or "").split()) for name, value in attributes}
-        found = [
-            (values["src"], a, values[a]) for a in ("alt", "title") if values.get(a)
-        ]
-        self.pairs += found
-        self.silent += [] if found else [values["src"]]
+        if tag == "img":
+            found = [(a, values[a]) for a in ("alt", "title") if values.get(a)]
+            self.pairs += [(values["src"], *pair) for pair in found]
 
 
 collector = PairCollector()
-collector.feed(page)
-assert len(collector.pairs) == 8
-print("no words:", ", ".join(collector.silent))
-
-# %%
-rows = ["| picture | from | caption |", "|---|---|---|"]
-for source, attribute, text in collector.pairs:
-    picture = f"![{source.split('.')[0]}](../assets/page/{source})"
-    rows.append(f"| {picture} | `{attribute}` | {html.escape(text)} |")
-display(Markdown("\n".join(rows)))
+collector.feed(Path("../assets/page/index.html").read_text(encoding="utf-8"))
+for source, attribute, text in collector.pairs[:5]:
+    print(f"{source:16} {attribute:6} {text}")
 
 # %% [markdown]
-# Eight captions. The sunflower has `alt=""`: its author says that it is decoration. The
-# book has no `alt` at all: its author forgot. Neither makes a pair. And a caption may
-# say little about its picture: "she knows something".
+# A caption may say little about its picture. And some pictures have none: `alt=""` says
+# that a picture is decoration, and many authors forget.
 #
 # Emoji-4, the data of this course, has no page around it. Its captions are drawn from
 # labels, keywords and templates, in two languages.
@@ -225,8 +183,9 @@ print(split_words("A  Fox isn't a DOG!!  It's 12 km to Café 猫头鹰 🦉"))
 # ## Byte-pair encoding by hand
 #
 # Which runs deserve a token? The common ones. **Byte-pair encoding** (BPE, Sennrich et
-# al. 2016) starts from single bytes and repeats one step: find the most frequent pair
-# of neighbours, make it one symbol. Take four words and how often each occurs.
+# al. 2016) starts from single symbols and repeats one step: find the most frequent pair
+# of neighbours, make it one symbol. Theirs were characters; GPT-2's, CLIP's and ours
+# are bytes. Take four words and how often each occurs.
 
 # %%
 toy = {"sun": 4, "sunny": 3, "funny": 3, "set": 2}
@@ -521,10 +480,11 @@ from transformers import CLIPTokenizer
 
 theirs = CLIPTokenizer(vocab=tokenizer.ids, merges=tokenizer.merges)
 hard = "|It's  THE fox's|½ Ⅷ 3²|ΟΔΟΣ İ|👨‍👩‍👧 ❤️|e\u0301\t\u3000 \x1c".split("|") + [END]
-hard += unseen.table["label_en"] + unseen.table["label_zh"]
+labels = set(unseen.table["label_en"]) | set(unseen.table["label_zh"])
+hard += sorted(labels)
 for text in hard:
     assert theirs(text)["input_ids"][1:-1] == tokenizer.encode(text), text
-print(f"same ids for {len(hard)} texts")
+print(f"same ids for {len(labels)} labels and {len(hard) - len(labels)} hard texts")
 
 # %% [markdown]
 # ## A bag of words
@@ -648,8 +608,8 @@ assert torch.allclose(attend(q, k, v, causal_mask(5)), torch.cat(one_by_one), at
 class TextTransformer(nn.Module):
     """Ids (B, L) → the vector at the first END (B, width), causal.
 
-    Radford et al. 2021, sec. 2.4. Initialised as OpenAI's CLIP: narrower for the layers
-    that write to the residual path.
+    Radford et al. 2021, sec. 2.4. Weights start as those of OpenAI's CLIP: narrower for
+    the layers that write to the residual path. (Attention's biases start at 0 there.)
     """
 
     def __init__(
@@ -972,8 +932,8 @@ random.Random(0).shuffle(pairs)  # a pair of things is in training or in the tes
 test_ids, test_colours = order_task(pairs[:100])
 ids, top_colours = order_task(pairs[100:])
 
-order = {}
-for name, model in classifiers(len(colours)).items():
+order, readers = {}, classifiers(len(colours))
+for name, model in readers.items():
 
     def loss(step, model=model):
         rows = torch.randint(len(ids), (128,), generator=device.generator(0, step))
@@ -984,22 +944,22 @@ for name, model in classifiers(len(colours)).items():
     order[name] = accuracy(model, test_ids, test_colours)
 
 # %%
-print(f"bag of words: above one half: {order['bag of words'] > 0.52}")
-print(f"Transformer: above nine tenths: {order['Transformer'] > 0.9}")
 assert order["bag of words"] < 0.52 < 0.9 < order["Transformer"]
 
 fig, axes = plots.figure(columns=2, width=8, height=1.9)
 titles = ("Topic: a bag of words is enough", "Order: only the Transformer reads it")
 for ax, title, result in zip(axes, titles, (topic, order), strict=True):
-    plots.bars(ax, result, "text", title, "accuracy")
+    plots.bars(ax, result, "text", title, "accuracy", "{:.0%}")
     chance = largest if result is topic else 0.5
     ax.axvline(chance, color=plots.COLOURS["noise"], linestyle="--")
-    ax.set_xlim(0, 1)
+    ax.set_xlim(0, 1.15)
 plots.show(
     fig,
     "Accuracy of both towers. Topic: equal, far above the largest group. Order: the "
     "bag of words stays at one half, the Transformer is nearly always right",
 )
+print("bag of words: above one half:", order["bag of words"] > 0.52)
+print("Transformer: above nine tenths:", order["Transformer"] > 0.9)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -1011,11 +971,79 @@ plots.show(
 # </details>
 
 # %% [markdown]
-# ## Play: tokens and the mask
+# ### How does it know?
+# The vector is END's. So ask what END looks at: the attention weights of its row, for
+# each head of both blocks. Beside the trained tower, the same tower before its
+# training. And the same two things, swapped.
+
+
+# %%
+@torch.no_grad()
+def attention_weights(tower: TextTransformer, ids: Tensor) -> Tensor:
+    """Who looks at whom in one prompt: (blocks, heads, L, L); a row adds up to 1."""
+    mask, x, found = causal_mask(ids.shape[1], ids.device), tower.embed(ids), []
+    for block in tower.blocks:
+        q, k, _ = block.attention.project(block.norm1(x))  # (1, h, L, d)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        found.append((scores + mask).softmax(-1)[0].cpu())
+        x = block(x, mask)
+    return torch.stack(found)
+
+
+def words_of(ids: Tensor) -> list[str]:
+    return ["START", *(readable(tokenizer.tokens[i]) for i in ids[1:-1]), "END"]
+
+
+# %%
+reader, fresh = readers["Transformer"], classifiers(len(colours))["Transformer"]
+sentences = ("a red heart above a blue star", "a blue star above a red heart")
+fig, axes = plots.figure(columns=3, width=10.5, height=2.6)
+heads = [f"block {b}, head {h}" for b in (1, 2) for h in (1, 2)]
+shown = [(fresh, sentences[0], "Before training")]
+shown += [(reader, sentence, "Trained") for sentence in sentences]
+for ax, (model, sentence, title) in zip(axes, shown, strict=True):
+    ids = tokenizer([sentence]).to(device.pick())
+    looks = attention_weights(model.tower, ids)[:, :, -1].flatten(0, 1)  # (4, L)
+    rows = heads if ax is axes[0] else None
+    plots.heatmap(looks, ax, title, rows, words_of(ids[0].tolist()), limit=1.0)
+    ax.set_aspect("auto")
+plots.show(fig, "What END looks at: all words alike before; some words, once trained")
+untrained, trained = (
+    attention_weights(m.tower, ids)[:, :, -1].amax(-1).mean() for m in (fresh, reader)
+)
+print("trained heads look at fewer words:", bool(trained > 1.5 * untrained))
+
+# %% [markdown]
+# Before training every word gets about the same. The trained heads choose. Block 1
+# sees words and places alone; what block 2 finds at a place is already a mixture, and
+# so the rows below do not all look like reading. What counts is the answer: it must
+# turn when two things are swapped, though the bag of words stays the same.
+
+
+# %%
+@torch.no_grad()
+def top_colour(model: Classifier, sentences: list[str]) -> list[str]:
+    best = model(tokenizer(sentences).to(device.pick())).argmax(-1)
+    return [colours[i] for i in best.tolist()]
+
+
+flipped = {}
+for name, model in readers.items():
+    twins = [(f"a {a} above a {b}", f"a {b} above a {a}") for a, b in pairs[:100]]
+    first, second = (top_colour(model, list(side)) for side in zip(*twins, strict=True))
+    turned = [x != y for x, y in zip(first, second, strict=True)]
+    flipped[name] = sum(turned) / len(turned)
+print("the bag never turns its answer:", flipped["bag of words"] == 0)
+print("the Transformer nearly always does:", flipped["Transformer"] > 0.8)
+
+# %% [markdown]
+# ## Play: what does it read?
 #
-# Type a sentence. Boxes of one colour belong to one word; the number is the token's id.
-# Look for: a common word against a rare one, capitals, an emoji, Chinese, forty words.
-# In the square, purple means "may look".
+# Type a sentence of the kind it was taught, or any other. Boxes of one colour belong to
+# one word; the number is the token's id. Below, each head's row: the darker, the more
+# END looks there. Then the answer: which colour is on top? **Predict first:** swap the
+# two things; say "below"; leave out the articles; take a word it has never met; write
+# Chinese, an emoji, forty words.
 
 
 # %%
@@ -1037,114 +1065,117 @@ def token_boxes(ids: list[int]) -> str:
 
 
 # %%
-def mask_square(mask: Tensor) -> str:
-    style = "width:11px;height:11px;padding:0;border:1px solid #bbb;background:"
-    colour = {True: plots.COLOURS["shared"], False: "#fff"}
+def looks_table(weights: Tensor) -> str:
+    """A row a head, a cell a token: (heads, L) → HTML."""
+    style = "width:26px;height:16px;padding:0;border:1px solid #bbb;background:"
     rows = []
-    for row in (mask == 0).tolist():
-        cells = "".join(f'<td style="{style}{colour[seen]}"></td>' for seen in row)
-        rows.append(f"<tr>{cells}</tr>")
+    for name, row in zip(heads, weights.tolist(), strict=True):
+        tints = [f"{style}rgba(91,42,112,{w:.2f})" for w in row]
+        cells = "".join(f'<td style="{tint}"></td>' for tint in tints)
+        rows.append(f"<tr><td><small>{name}&nbsp;</small></td>{cells}</tr>")
     return f'<table style="border-collapse:collapse">{"".join(rows)}</table>'
 
 
-def prefix_of_half(length: int) -> Tensor:
-    mask = causal_mask(length)
-    mask[:, : length // 2] = 0
-    return mask
-
-
 # %%
-MASKS = {
-    "GPT and CLIP: the past": causal_mask,
-    "BERT: both ways": lambda length: torch.zeros(length, length),
-    "UniLM: first half is the source": prefix_of_half,
-}
-
-
-def explain(sentence: str, name: str) -> str:
+def explain(sentence: str) -> str:
     if len(sentence) > widgets.MAX_TEXT:
         size = f"The sentence has {len(sentence)} characters"
         raise ValueError(f"{size}; at most {widgets.MAX_TEXT} are read, shorten it.")
-    ids = tokenizer([sentence])[0].tolist()
+    ids = tokenizer([sentence]).to(device.pick())
     size = len(sentence.encode("utf-8", "replace"))
-    line = f"{len(sentence)} characters, {size} bytes, {len(ids)} tokens"
+    line = f"{len(sentence)} characters, {size} bytes, {ids.shape[1]} tokens"
     lost = tokenizer.truncated(sentence)
-    note = (
-        widgets.red(f"{lost} more tokens did not fit and were cut off.") if lost else ""
-    )
-    square = mask_square(MASKS[name](len(ids)))
-    return f"<p>{line}</p>{note}<p>{token_boxes(ids)}</p>{square}"
+    cut = f"{lost} more tokens did not fit and were cut off."
+    note = widgets.red(cut) if lost else ""
+    looks = attention_weights(reader.tower, ids)[:, :, -1].flatten(0, 1)
+    with torch.no_grad():
+        answer = widgets.bars(colours, reader(ids).softmax(-1)[0].cpu())
+    boxes = token_boxes(ids[0].tolist())
+    return f"<p>{line}</p>{note}<p>{boxes}</p>{looks_table(looks)}{answer}"
 
 
-DEFAULT = "A smiling CAT & an axolotl"
-sentence = widgets.text("sentence", DEFAULT)
-mask = widgets.choice("mask", MASKS)
-widgets.live([sentence, mask], explain, "A sentence, its tokens and its mask.")
+DEFAULT = "a white moon below a green book"
+widgets.live(
+    [widgets.text("sentence", DEFAULT)], explain, "A sentence, and what END looks at."
+)
 
 # %% [markdown]
 # The same sentence as a picture:
 
 # %%
-ids = tokenizer([DEFAULT])[0]
-names = [readable(tokenizer.tokens[i]) for i in ids[1:-1]]
-names = ["START", *names, "END"]
-fig, ax = plots.figure(width=6, height=4.6)
-seen = (causal_mask(len(ids)) == 0).float()
-plots.heatmap(seen, ax, "Each token sees itself and the past", names, names)
-ax.set(xlabel="may look at", ylabel="token")
-plots.show(fig, "The tokens of the sentence and the causal mask, a lower triangle")
-print(" ".join(names))
+ids = tokenizer([DEFAULT]).to(device.pick())
+fig, axes = plots.figure(columns=2, width=10, height=2.6)
+looks = attention_weights(reader.tower, ids)[:, :, -1].flatten(0, 1)
+names = words_of(ids[0].tolist())
+plots.heatmap(looks, axes[0], "What END looks at", heads, names, limit=1.0)
+axes[0].set_aspect("auto")
+with torch.no_grad():
+    sure = reader(ids).softmax(-1)[0].cpu()
+shares = dict(zip(colours, sure.tolist(), strict=True))
+plots.bars(axes[1], shares, "text", "Which colour is on top?", "probability")
+plots.show(fig, "What END looks at in the sentence, and the colour that it names")
+print(*names)
 
 # %% [markdown]
 # ## Break it
 #
 # Two things hold the tower together: the mask, and the choice of the token that speaks
-# for the caption. Take each away. A good caption vector must **not** change when the
-# batch gets longer (more padding), and **must** change when the caption does.
+# for the caption. Take each away from the tower that has learnt to read. A good caption
+# vector must **not** change when the batch gets longer (more padding), **must** change
+# when the caption does, and must still give the right answer.
 
 
 # %%
 @torch.no_grad()
-def caption_vectors(prompts: list[str], pool: str, mask: Tensor | None) -> Tensor:
-    ids = tokenizer(prompts)
+def caption_vectors(ids: Tensor, pool: str, mask: Tensor) -> Tensor:
+    """The state that the wrong, or right, place holds under this mask: (B, width)."""
     length = ids.shape[1]
-    states = tower.states(ids, None if mask is None else mask[:length, :length])
+    states = reader.tower.states(ids, mask[:length, :length].to(ids.device))
     places = {
         "first END": end_positions(ids, tokenizer.end),
-        "last place": torch.full((len(ids),), length - 1),
-        "START": torch.zeros(len(ids), dtype=torch.long),
+        "last place": torch.full((len(ids),), length - 1, device=ids.device),
+        "START": torch.zeros(len(ids), dtype=torch.long, device=ids.device),
     }
     return states[torch.arange(len(ids)), places[pool]]
 
 
+both_ways = torch.zeros(32, 32)
 cases = {
-    "as it should be": ("first END", None),
-    "pool the last place": ("last place", None),
-    "pool START": ("START", None),
-    "no mask": ("first END", torch.zeros(32, 32)),
+    "as it should be": ("first END", causal_mask(32)),
+    "pool the last place": ("last place", causal_mask(32)),
+    "pool START": ("START", causal_mask(32)),
+    "no mask": ("first END", both_ways),
 }
-long_prompt = "a very very very very very very long caption of a fox"
-padding, meaning = {}, {}
+short = test_ids.to(device.pick())
+long = F.pad(short, (0, 12), value=tokenizer.end)  # as beside a longer caption
+padding, meaning, right = {}, {}, {}
 for case, (pool, mask) in cases.items():
-    alone = caption_vectors(["a cat", "a fox"], pool, mask)
-    in_company = caption_vectors(["a cat", "a fox", long_prompt], pool, mask)
-    padding[case] = (alone - in_company[:2]).norm(dim=-1).max().item()
-    meaning[case] = (alone[0] - alone[1]).norm().item()
+    alone, in_company = (caption_vectors(ids, pool, mask) for ids in (short, long))
+    padding[case] = (alone - in_company).norm(dim=-1).max().item()
+    meaning[case] = (alone[0] - alone[2]).norm().item()  # twins: the things swapped
+    answers = reader.head(in_company).argmax(-1).cpu()
+    right[case] = (answers == test_colours).float().mean().item()
 
 # %%
-fig, axes = plots.figure(columns=2, width=9, height=2.4)
+fig, axes = plots.figure(columns=3, width=10.5, height=2.2)
 label = "how far the vector moves"
 plots.bars(axes[0], padding, "text", "Padding must move nothing", label)
-plots.bars(axes[1], meaning, "text", "Cat → fox must move it", label)
-axes[1].set_yticks([])
+plots.bars(axes[1], meaning, "text", "A swap must move it", label)
+plots.bars(axes[2], right, "text", "Which colour is on top?", "accuracy", "{:.0%}")
+axes[2].set_xlim(0, 1.2)
+for ax in axes[1:]:
+    ax.set_yticks([])
 plots.show(
     fig,
     "Padding moves the vector if the last place is pooled or the mask is missing. The "
-    "vector at START does not change with the caption",
+    "vector at START does not change with the caption. All three cost accuracy",
 )
 for case in cases:
     moves, differs = padding[case] > 1e-3, meaning[case] > 1e-3
-    print(f"{case}: padding moves it: {moves}, meaning: {differs}")
+    print(f"{case}: padding moves it: {moves}, a swap: {differs}")
+print("as it should be, above nine tenths:", right["as it should be"] > 0.9)
+del right["as it should be"]
+print("each of the others loses a tenth or more:", max(right.values()) < 0.85)
 
 # %% [markdown]
 # - **Pool the last place** (`states[:, -1]`): the vector belongs to a padding token,
@@ -1155,85 +1186,89 @@ for case in cases:
 # - **No mask**: the padding leaks into END. With both-way attention, padding needs a
 #   mask of its own.
 #
-# None of the three raises an error. They only make a model a little worse, or a lot.
+# None of the three raises an error. They make a model worse: here, one that was trained
+# well and is read in the wrong place. Trained so from the start, a model adapts in
+# part, and the loss is harder to see.
 
 # %% [markdown]
 # ## Exercises
 #
-# > **Exercise 1 · Count and merge** — difficulty 1 of 3, about 6 minutes. Why it
-# > matters: these few lines are the whole idea of BPE. Write `bpe_step(words)`: `words`
-# > maps a tuple of symbols to how often the word occurs. Find the most frequent pair of
-# > neighbours (ties: the pair that sorts last), and return `(pair, new_words)`, where
-# > the pair is one symbol everywhere. `merge` from above may help.
+# > **Exercise 1 · Both ways, without the padding** — difficulty 2 of 3, about 8
+# > minutes. Why it matters: BERT looks both ways, so here padding must be masked by
+# > hand. Write `padding_mask(ids, end)`: `ids` (B, L) are rows of a batch; return (B,
+# > 1, L): 0 for every token up to the first END of its row, −∞ for the padding after
+# > it. `attend` takes such a mask for each row.
 
 
 # %% tags=["exercise"]
-def bpe_step(words: dict[tuple, int]) -> tuple[Pair, dict[tuple, int]]:
-    """Merge the most frequent pair: (pair, new words)."""
+def padding_mask(ids: Tensor, end: int) -> Tensor:
+    """(B, L) → (B, 1, L): 0 up to the first END of a row, −inf after it."""
     ...
 
 
 # %%
 from utils.exercises import text_encoders as exercises
 
-exercises.check_bpe_step(bpe_step)
+exercises.check_padding_mask(padding_mask)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `itertools.pairwise(symbols)` gives the neighbours. A word that occurs 3 times counts
-# each of its pairs 3 times. `max(counts, key=lambda pair: (counts[pair], pair))`.
+# `end_positions` says where a row ends; padding lies to the right of it. Compare the
+# places 0 … L−1 with it, as in the bag of words.
 #
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# def bpe_step(words):
-#     counts = collections.Counter()
-#     for symbols, count in words.items():
-#         for pair in itertools.pairwise(symbols):
-#             counts[pair] += count
-#     best = max(counts, key=lambda pair: (counts[pair], pair))
-#     return best, {merge(symbols, best): count for symbols, count in words.items()}
+# def padding_mask(ids, end):
+#     places = torch.arange(ids.shape[1], device=ids.device)
+#     padding = places > end_positions(ids, end)[:, None]  # (B, L)
+#     mask = torch.zeros(ids.shape, device=ids.device)
+#     return mask.masked_fill(padding, -torch.inf)[:, None]
 # ```
 #
 # </details>
 
 # %% [markdown]
-# > **Exercise 2 · From ids back to text** — difficulty 2 of 3, about 8 minutes. Why it
-# > matters: whoever prints tokens one at a time, as a chat does, meets broken
-# > characters. Write `decode(ids, tokens)`: `tokens[i]` is the symbol string of id `i`.
-# > Leave `START` and `END` out, put one space between words, and make 猫 whole again
-# > even when it is three tokens.
+# > **Exercise 2 · Whose neighbour is it?** — difficulty 2 of 3, about 8 minutes. Why it
+# > matters: a table of learnt vectors holds what training found alike. Write
+# > `neighbours(table, i, k)`: `table` (V, d) are vectors of tokens. Return a list of
+# > the `k` ids whose vectors have the largest cosine with token `i`'s, the nearest
+# > first and without `i` itself.
 
 
 # %% tags=["exercise"]
-def decode(ids: list[int], tokens: list[str]) -> str:
-    """Text of ids, without START and END."""
+def neighbours(table: Tensor, i: int, k: int) -> list[int]:
+    """The k tokens nearest to token i, by cosine."""
     ...
 
 
 # %%
-exercises.check_decode(decode)
+exercises.check_neighbours(neighbours)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Join first, decode later: a token may hold half a character. Turn `byte_alphabet()`
-# round to get from a symbol to its byte; cut the joined string at `WORD_END`.
+# `F.normalize(table, dim=1)` makes cosines of products. The nearest of all is `i`
+# itself: set its cosine to −∞ before `topk`.
 #
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# def decode(ids, tokens):
-#     byte = {symbol: value for value, symbol in byte_alphabet().items()}
-#     joined = "".join(tokens[i] for i in ids if tokens[i] not in (START, END))
-#     words = joined.removesuffix(WORD_END).split(WORD_END)
-#     return " ".join(bytes(byte[s] for s in word).decode() for word in words)
+# def neighbours(table, i, k):
+#     units = F.normalize(table, dim=1)
+#     cosines = units @ units[i]  # (V,)
+#     cosines[i] = -torch.inf
+#     return cosines.topk(k).indices.tolist()
 # ```
+#
+# Now ask the tower that learnt the order which words it holds to be alike: take
+# `tokenizer.encode("red")[0]` and `reader.tower.tokens.weight.detach().cpu()`. Then ask
+# `fresh`, which has learnt nothing.
 #
 # </details>
 
@@ -1277,35 +1312,38 @@ exercises.check_window_mask(window_mask)
 # </details>
 
 # %% [markdown]
-# > **Exercise 4 · The vector at END** — difficulty 2 of 3, about 6 minutes. Why it
-# > matters: it is the line of a text tower most often written wrong. Write
-# > `pool(states, ids, end)`: from all states (B, L, width), the one at the first END of
-# > each row: (B, width).
+# > **Exercise 4 · Longer than the context** — difficulty 2 of 3, about 8 minutes. Why
+# > it matters: Stable Diffusion's users write more than fits, and programs read it in
+# > parts. Write `in_parts(ids, context, start, end)`: `ids` is a list of tokens without
+# > START and END. Return a list of rows, each START, at most `context − 2` of the
+# > tokens in their order, END. As few rows as possible; one row, START and END, if
+# > there are no tokens.
 
 
 # %% tags=["exercise"]
-def pool(states: Tensor, ids: Tensor, end: int) -> Tensor:
-    """(B, L, width) → (B, width): the state at the first END."""
+def in_parts(ids: list[int], context: int, start: int, end: int) -> list[list[int]]:
+    """A long text as rows that fit the context."""
     ...
 
 
 # %%
-exercises.check_pool(pool)
+exercises.check_in_parts(in_parts)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `argmax` of a row of 0s and 1s is the place of the first 1. `states[rows, places]`
-# picks one state a row, if `rows` counts 0, 1, 2, …
+# `range(0, len(ids), room)` counts where the parts begin. How much room is left in a
+# row, and what does this range hold if there are no tokens?
 #
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# def pool(states, ids, end):
-#     places = (ids == end).int().argmax(-1)
-#     return states[torch.arange(len(ids)), places]
+# def in_parts(ids, context, start, end):
+#     room = context - 2
+#     begins = range(0, max(1, len(ids)), room)
+#     return [[start, *ids[i : i + room], end] for i in begins]
 # ```
 #
 # </details>

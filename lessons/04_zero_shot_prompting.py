@@ -246,8 +246,21 @@ def scores_of(labels, templates):
 
 scores = scores_of(CLASSES, TEMPLATES["en"])
 top1, top5 = (top_k_accuracy(scores, targets, k) for k in (1, 5))
-print(f"the right name first, above 15 %: {top1 > 0.15}")
-print(f"among the first five, above 30 %: {top5 > 0.30}")
+resnet = checkpoints.load("clip_resnet")
+rows = {"clip": [top1, top5]}
+other = image_vectors(resnet, unseen.pictures) @ class_vectors(resnet, CLASSES).T
+rows["clip_resnet"] = [top_k_accuracy(other.cpu(), targets, k) for k in (1, 5)]
+rows["blind guess"] = [k / len(CLASSES) for k in (1, 5)]
+
+# %%
+fig, axes = plots.figure(2, width=8, height=1.7)
+for ax, place, title in zip(axes, (0, 1), ("top-1", "top-5"), strict=True):
+    shares = {name: values[place] for name, values in rows.items()}
+    plots.bars(ax, shares, "shared", title, "of unseen pictures", "{:.1%}")
+    ax.set_xlim(0, 0.6)
+plots.show(fig, "Both shipped CLIPs name a quarter of the unseen pictures; luck 0.7 %")
+print("the right name first, above 15 %:", top1 > 0.15)
+print("among the first five, above 30 %:", top5 > 0.30)
 
 # %%
 picked = torch.arange(len(unseen))[7::37][:16]
@@ -288,7 +301,7 @@ fig, ax = plots.figure(width=6.5, height=1.9)
 parts = {"all words heard before": 100 * heard_top1, "with a new word": 100 * new_top1}
 parts["blind guess"] = 100 / len(CLASSES)
 title = "It puts together what it has heard"
-plots.bars(ax, parts, "shared", title, "top-1 on unseen concepts, percent")
+plots.bars(ax, parts, "shared", title, "top-1, percent", "{:.0f}")
 plots.show(fig, "Names made of known words are found, names with a new word rarely")
 print(f"of labels whose words all occur in captions, over 30 %: {heard_top1 > 0.3}")
 print(f"of labels with a new word, under 20 %: {new_top1 < 0.2}")
@@ -299,40 +312,120 @@ print(f"of labels with a new word, under 20 %: {new_top1 < 0.2}")
 # OpenAI read 400 million captions; there is little that it has not heard of.
 
 # %% [markdown]
-# ## What templates add
+# ## What a template does
 #
-# One template at a time, then all four together, on each of the four styles.
+# The sentence round a label can do two things. The first: make the prompt look like the
+# captions of the training. Our captions came in all of these wordings, so to the
+# shipped model they are the same. What if it had read bare labels only? Two tiny CLIPs,
+# the same but for their captions, on pictures of 16×16, examined on a style kept apart.
+#
+# **Predict first.** The one that read bare labels is now asked in sentences. What
+# happens?
+#
+# <details><summary>Answer</summary>
+#
+# It finds about half as much: "a", "picture" and "of" are tokens that it never learnt,
+# and they pull every prompt in the same wrong direction. An ensemble with the bare
+# label in it helps. The other one does not care.
+#
+# </details>
 
 # %%
+from utils.bricks.clip import contrastive_loss
 from utils.data import STYLES
 
 style_of = unseen.table["style"]
-wordings = {template: (template,) for template in TEMPLATES["en"]}
-wordings["all four"] = TEMPLATES["en"]
-table = torch.zeros(len(wordings), len(STYLES))
-for row, templates in enumerate(wordings.values()):
-    scores = scores_of(CLASSES, templates)
-    for column, style in enumerate(STYLES):
-        of_style = torch.tensor([name == style for name in style_of])
-        table[row, column] = 100 * top_k_accuracy(scores[of_style], targets[of_style])
+apart = torch.tensor([style == "noto" for style in train.table["style"]])
+thumbs = F.avg_pool2d(train.pictures.float() / 255, 4)  # (N, 3, 16, 16)
+exam_names = train.where(style="noto").table["label_en"]
+taught_names = [n for n, a in zip(train.table["label_en"], apart, strict=True) if not a]
+
+
+def tiny_clip(templates: tuple[str, ...], steps: int = 250) -> CLIP:
+    """A tiny CLIP whose captions are labels in one of these templates."""
+    device.seed(0)
+    image = {"tower": "resnet", "image_size": 16, "widths": (32, 64), "depths": (1, 1)}
+    text = {"tower": "bag_of_words", "width": 64}
+    model = CLIP(image, text, clip.config["merges"], dim=64).to(device.pick())
+
+    def loss(step: int) -> Tensor:
+        rng = random.Random(step)
+        rows = rng.sample(range(len(taught_names)), 96)
+        texts = [rng.choice(templates).replace("{}", taught_names[i]) for i in rows]
+        images = model.encode_image(thumbs[~apart][rows].to(device.pick()))
+        return contrastive_loss(
+            images, model.encode_text(texts), model.logit_scale.exp()
+        )
+
+    name = f"{len(templates)} wordings"
+    options = {"after_step": model.clamp_scale, "name": name}
+    training.fit(model, loss, steps, lr=2e-3, **options)
+    return model
+
 
 # %%
-fig, ax = plots.figure(width=6.5, height=2.8)
-title = "One template does as well as four (top-1 in percent)"
-plots.heatmap(table, ax, title, list(wordings), list(STYLES), numbers="{:.0f}")
-ax.set_aspect("auto")
-plots.show(fig, "Accuracy of each template on each style")
-means = table.mean(1)
-gain = means[-1] - means[:-1].mean()
-print(f"all four against the average template, within 3 points: {gain.abs() < 3}")
-print(f"every template is above 10 % on every style: {bool(table.min() > 10)}")
+wordings = {template: (template,) for template in TEMPLATES["en"]}
+wordings["all four"] = TEMPLATES["en"]
+models = {
+    "bare labels": tiny_clip(("{}",)),
+    "four wordings": tiny_clip(TEMPLATES["en"]),
+}
+
+
+def found_with(model: CLIP, templates) -> float:
+    """Top-5 among all labels, on the style that the tiny CLIPs never saw."""
+    vectors = class_vectors(model, exam_names, templates)
+    scores = image_vectors(model, thumbs[apart]) @ vectors.T
+    return top_k_accuracy(scores.cpu(), torch.arange(len(scores)), 5)
+
+
+tested = {
+    name: {w: found_with(model, t) for w, t in wordings.items()}
+    for name, model in models.items()
+}
+
+# %%
+fig, axes = plots.figure(3, width=10.5, height=2.4)
+shipped = {
+    w: top_k_accuracy(scores_of(CLASSES, t), targets) for w, t in wordings.items()
+}
+results = tested | {"the shipped CLIP": shipped}
+for ax, (name, shares) in zip(axes, results.items(), strict=True):
+    plots.bars(ax, shares, "text", f"It read: {name}", "top-5", "{:.0%}")
+    ax.set_xlim(0, 0.35)
+    if ax is not axes[0]:
+        ax.set_yticks([])
+axes[2].set(title="The shipped CLIP, unseen concepts", xlabel="top-1")
+plots.show(fig, "A CLIP that read bare labels is lost in sentences; others do not care")
+bare, mixed = tested.values()
+kept = [found["a picture of {}"] / found["{}"] for found in (bare, mixed)]
+print("in sentences, who read bare labels loses a quarter or more:", kept[0] < 0.75)
+print("who read all wordings does not:", kept[1] > 0.85)
 
 # %% [markdown]
-# Four together are no better than one here. Our training captions were made with these
-# very templates, so the model has learnt to look past them. On ImageNet the paper gains
-# 1.3 points with "a photo of a {}." over the bare label, and 3.5 more with an ensemble
-# of 80 prompts (Radford et al. 2021, sec. 3.1.4):
+# On ImageNet the paper gains 1.3 points with "a photo of a {}." over the bare label,
+# and 3.5 more with an ensemble of 80 prompts (Radford et al. 2021, sec. 3.1.4):
 # captions on the web are sentences, and a lone word is rare among them.
+#
+# The second: say *which* one is meant. Orange is a fruit and a colour, a palm grows or
+# is part of a hand. The nearest pictures to a word alone, and to the word in company:
+
+# %%
+styled = train.where(style="fluent")
+titles = styled.table["label_en"]
+drawn = image_vectors(clip, styled.pictures).cpu()
+asked = ["orange", "orange, a fruit", "palm", "palm tree", "palm of a hand"]
+asked += ["mouse", "mouse of a computer", "rock", "rock music"]
+nearest = (clip.encode_text(asked).cpu() @ drawn.T).topk(6).indices  # (9, 6)
+rows = {query: styled.pictures[row] for query, row in zip(asked, nearest, strict=True)}
+plots.picture_rows(rows, alt="Six nearest pictures for a word alone and in company")
+first = {query: titles[row[0]] for query, row in zip(asked, nearest, strict=True)}
+for query in ("orange, a fruit", "palm tree", "mouse of a computer", "rock music"):
+    print(f"{query}: {first[query]}")
+
+# %% [markdown]
+# A few words move the answer from the animal to a computer's mouse. They cannot add what
+# was never heard: music made the rock no louder.
 
 # %% [markdown]
 # ## The same thing in other words
@@ -369,7 +462,7 @@ found = {
 # %%
 fig, ax = plots.figure(width=6.5, height=2.4)
 label = "top-1 on unseen concepts, percent"
-plots.bars(ax, found, "text", "Wording matters", label)
+plots.bars(ax, found, "text", "Wording matters", label, "{:.0f}")
 plots.show(fig, "Accuracy with five ways to say the same")
 print(f"capitals change nothing: {found['label'] == found['LABEL']}")
 print(f"new words cost accuracy: {found['new words'] < found['label']}")
@@ -401,15 +494,19 @@ before = (seen_features @ old.T).argmax(1)
 after = (seen_features @ both.T).argmax(1)
 named = (before == seen_targets).float().mean().item()
 stayed = (before == after).float().mean().item()
-print(f"at least half of the old pictures are named right: {named > 0.5}")
-print(f"at least 85 % of the old pictures keep their name: {stayed > 0.85}")
-
-# %%
 scores = features @ both.T
 among_all = top_k_accuracy(scores, targets + len(KNOWN))
 taken = (scores.argmax(1) < len(KNOWN)).float().mean().item()
-print(f"the new ones are found among {len(both):,}, above 3 %: {among_all > 0.03}")
-print(f"most new pictures are given an old name: {taken > 0.7}")
+
+# %%
+shares = {"old pictures named right": named, "keep their name": stayed}
+shares |= {"new pictures named right": among_all, "given an old name": taken}
+fig, ax = plots.figure(width=6.5, height=1.9)
+title = f"{len(KNOWN):,} old names and {len(CLASSES)} new ones"
+plots.bars(ax, shares, "shared", title, "share of pictures", "{:.0%}")
+plots.show(fig, "Old pictures keep their names; most new ones are given an old name")
+print("at least 85 % of the old pictures keep their name:", stayed > 0.85)
+print("most new pictures are given an old name:", taken > 0.7)
 
 # %% [markdown]
 # A classifier with an output for each class would need new weights and new training
@@ -538,7 +635,6 @@ def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
 
 
 # %%
-styled = train.where(style="fluent")
 shelf = torch.cat([styled.pictures, glossy.pictures])
 gallery = image_vectors(clip, shelf).cpu()  # one style, so that things come once
 titles = styled.table["label_en"] + glossy.table["label_en"]
@@ -556,11 +652,19 @@ for query, row in zip(queries, best, strict=True):
 own = torch.arange(len(glossy))
 text_side = class_vectors(clip, glossy.table["label_en"]).cpu()
 image_side = image_vectors(clip, glossy.pictures).cpu()
-for k in (1, 5, 10):  # guessing finds k in 144; ask for almost five times that
-    to_picture = (retrieve(text_side, image_side, k) == own[:, None]).any(1)
-    to_name = (retrieve(image_side, text_side, k) == own[:, None]).any(1)
-    verdict = to_picture.float().mean() > k / 30, to_name.float().mean() > k / 30
-    print(f"recall at {k:2} above {k / 30:.0%}, both directions: {all(verdict)}")
+sides = {"a name finds its picture": (text_side, image_side)}
+sides["a picture finds its name"] = (image_side, text_side)
+fig, ax = plots.figure(width=5.5, height=2.6)
+for (name, (ask, answer)), colour in zip(sides.items(), ("text", "image"), strict=True):
+    best = retrieve(ask, answer, 10) == own[:, None]  # (144, 10)
+    recall = [best[:, :k].any(1).float().mean().item() for k in range(1, 11)]
+    plots.line(ax, range(1, 11), recall, name, colour)
+    print(f"{name} among the first 10, above one third: {recall[-1] > 1 / 3}")
+guess = [k / len(own) for k in range(1, 11)]
+plots.line(ax, range(1, 11), guess, "blind guess", "noise")
+ax.set(title="Both ways, far above luck", xlabel="k", ylabel="recall at k", ylim=0)
+ax.legend()
+plots.show(fig, "Recall at k from names to pictures and back: both far above luck")
 
 # %% [markdown]
 # The search box runs over all pictures in one style. Try `something to drink`, then
@@ -598,7 +702,7 @@ widgets.live(
 CHINESE = [unseen.table["label_zh"][group[0]] for group in unseen.concepts]
 in_chinese = scores_of(CHINESE, TEMPLATES["zh"])
 chinese_top1 = top_k_accuracy(in_chinese, targets)
-print(f"top-1 with Chinese prompts, above 10 %: {chinese_top1 > 0.1}")
+print("top-1 with Chinese prompts, above 10 %:", chinese_top1 > 0.1)
 
 
 # %%
@@ -611,8 +715,15 @@ def translated(english: list[str], chinese: list[str]) -> float:
 
 everyday = train.where(style="noto").table  # every fourth is enough
 old_words = translated(everyday["label_en"][::4], everyday["label_zh"][::4])
-print(f"most trained labels meet their translation: {old_words > 0.5}")
-print(f"of 150 new ones, above 15 %: {translated(CLASSES, CHINESE) > 0.15}")
+new_words = translated(CLASSES, CHINESE)
+shares = {"pictures, English names": top1, "pictures, Chinese names": chinese_top1}
+shares |= {"old labels find their translation": old_words}
+shares |= {"new labels find their translation": new_words}
+fig, ax = plots.figure(width=6.5, height=1.9)
+plots.bars(ax, shares, "text", "Two languages meet", "recall at 1", "{:.0%}")
+plots.show(fig, "Pictures are found in both languages, and labels across them")
+print("most trained labels meet their translation:", old_words > 0.5)
+print("of 150 new ones, above 15 %:", new_words > 0.15)
 
 # %% [markdown]
 # A picture is the dictionary: both captions were pulled towards the same place. For
@@ -669,9 +780,6 @@ print(f"{len(TAUGHT)} pairs to learn from, {len(HELD)} kept aside")
 
 
 # %%
-from utils.bricks.clip import contrastive_loss
-
-
 def small_clip(text: dict) -> CLIP:
     """A small untrained CLIP with this text tower."""
     device.seed(0)
@@ -813,9 +921,28 @@ plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size
 print(f"the two drawings are right: {best[2:] == [0, 1]}")
 
 # %% [markdown]
-# The drawings it knows: it was trained on them. A photo is a guess: fur, light and a
-# background never occurred in its training. With the real weights (below, *The doors*)
-# photos are easy.
+# The drawings it knows: it was trained on them. How sure is it of the photo? Ask both
+# shipped CLIPs, in two wordings:
+
+# %%
+chelsea, asked = photo("chelsea")[None], ["cat", "dog"]
+cats = {}
+for name, model in (("clip", clip), ("clip_resnet", resnet)):
+    for template in ("{}", "a photo of a {}"):
+        cats[f"{name}: {template}"] = classify(model, chelsea, asked, [template])[0, 0]
+drawing = chosen("drawn cat")[None]
+cats["clip, the drawing: {}"] = classify(clip, drawing, asked, ["{}"])[0, 0]
+shares = {name: value.item() for name, value in cats.items()}
+fig, ax = plots.figure(width=6.5, height=2.1)
+plots.bars(ax, shares, "shared", "How much cat is in it?", "cat, not dog", "{:.0%}")
+plots.show(fig, "The drawn cat is a cat; the photo is a cat or a dog by the wording")
+says = ["cat" if value > 0.5 else "dog" for value in shares.values()]
+print("the photo is a cat to one and a dog to the other:", "dog" in says[:4])
+
+# %% [markdown]
+# A photo is a guess: fur, light and a background never occurred in its training. The
+# answer depends on model and wording, and each is given with confidence. With the real
+# weights (below, *The doors*) photos are easy.
 
 # %% [markdown]
 # ## Play: the prompt playground
@@ -862,12 +989,39 @@ widgets.live(
 
 # %%
 typed = ["brown heart", "red heart", "brown circle", "truck"]
-probabilities = classify(clip, eight[:1], typed, ["{}"])[0].cpu()
-fig, ax = plots.figure(width=6.5, height=2)
-bars = dict(zip(typed, probabilities.tolist(), strict=True))
-plots.bars(ax, bars, "shared", "A brown heart among four prompts")
-plots.show(fig, "The bars that the playground shows at first")
-print(f"brown heart wins: {probabilities.argmax().item() == 0}")
+fig, axes = plots.figure(2, width=9, height=1.8)
+for ax, template in zip(axes, ("{}", "a picture of {}"), strict=True):
+    probabilities = classify(clip, eight[:1], typed, [template])[0].cpu()
+    bars = dict(zip(typed, probabilities.tolist(), strict=True))
+    plots.bars(ax, bars, "shared", f"Template: {template}", numbers="{:.0%}")
+    ax.set_xlim(0, 1)
+plots.show(fig, "A brown heart among four prompts, in two wordings")
+
+# %% [markdown]
+# On the left, what the playground shows at first: *brown heart* leads by a little. In
+# another wording it loses to *red heart*. Look at all four drawings and all four
+# wordings: by how much is "brown heart" nearer than "red heart"?
+
+# %%
+hearts = unseen.where(label_en="brown heart")
+vectors = image_vectors(clip, hearts.pictures)
+margins = torch.stack([
+    vectors @ (class_vectors(clip, typed[:2], [t]) * torch.tensor([[1.0], [-1]])).sum(0)
+    for t in TEMPLATES["en"]
+])  # fmt: skip
+fig, ax = plots.figure(width=6, height=2.6)
+title = "Brown minus red: mostly it says red"
+rows = list(TEMPLATES["en"])
+plots.heatmap(margins, ax, title, rows, STYLES, numbers="{:.2f}", scale="cosine")
+ax.set_aspect("auto")
+plots.show(fig, "Where brown heart is nearer than red heart: in five of sixteen cases")
+wins = (margins > 0).sum().item()
+print("brown wins at least once, in less than half:", 0 < wins < 8)
+
+# %% [markdown]
+# It has seen many hearts and no brown one, and *red heart* was a label. The colour that
+# it sees and the name that it knows pull in two directions, and a hundredth of a cosine
+# decides. One example is a story; a count is a finding.
 
 # %% [markdown]
 # ## Break it
@@ -904,14 +1058,92 @@ for name, (values, colour) in groups.items():
 ax.set(title="A new word is farther away than a wrong name", xlabel="cosine")
 ax.legend()
 plots.show(fig, "Cosines of true and of wrong labels")
-closer = (best_wrong > true).float()
-for name, some in (("heard", heard), ("new", ~heard)):
-    print(f"{name}: a wrong label is mostly closer: {closer[some].mean() > 0.5}")
 
 # %% [markdown]
-# For names that it can put together the true label is closer in more than half of the
-# cases, so a threshold can help (exercise 3). For a new word something wrong is usually
-# closer.
+# A threshold is one number for all pictures. It can help if true cosines lie above
+# wrong ones, *whatever picture they come from*. That share is the area under the ROC
+# curve: 0.5 is a coin, 1 is perfect.
+
+
+# %%
+def area(true: Tensor, wrong: Tensor) -> float:
+    """How often a true cosine lies above a wrong one, of any two pictures."""
+    return (true[:, None] > wrong).float().mean().item()
+
+
+one_wrong = cosines.gather(1, wrong)[:, 0]
+areas = {}
+for name, some in (("all words heard", heard), ("a new word", ~heard)):
+    areas[f"{name}, one wrong label"] = area(true[some], one_wrong)
+    areas[f"{name}, best of 20 wrong"] = area(true[some], best_wrong)
+fig, ax = plots.figure(width=6.5, height=2)
+plots.bars(ax, areas, "shared", "What a threshold can tell apart", numbers="{:.2f}")
+ax.axvline(0.5, color=plots.COLOURS["noise"], ls="--")
+ax.set(xlabel="area under the ROC curve; the line is a coin", xlim=(0, 1.1))
+plots.show(fig, "Against one wrong label a threshold works, against 20 hardly or not")
+known_1, known_20, new_1, new_20 = areas.values()
+print("against one wrong label it works:", min(known_1, new_1) > 0.65)
+print("against 20, hardly for heard words:", 0.5 < known_20 < 0.75)
+print("and not at all for new ones:", new_20 < 0.4)
+
+# %% [markdown]
+# Against one wrong label a threshold works. Against the best of twenty it is little
+# better than a coin for words that were heard, and worse than a coin for a new word:
+# something wrong is usually closer. The more labels you offer, the less "none of these"
+# can be told (exercise 3 builds the tool; use it with few labels).
+#
+# **Words in the picture.** OpenAI's CLIP reads: an apple with a note "iPod" becomes an
+# iPod (Goh et al. 2021, the *typographic attack*). Ours has hardly seen a letter.
+
+# %%
+from matplotlib import get_data_path
+from PIL import ImageDraw, ImageFont
+
+from utils.pictures import to_tensor
+
+font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", 22)
+cats, attacked = train.where(label_en="cat face").pictures, []
+for page in map(to_pil, cats):
+    ImageDraw.Draw(page).text((6, 38), "DOG", "black", font, stroke_width=2,
+                              stroke_fill="white")  # fmt: skip
+    attacked.append(to_tensor(page))
+attacked = torch.stack(attacked)
+plots.grid(attacked, alt="Four drawn cats with DOG written over them", size=72)
+asked = ["cat face", "dog face"]
+before, after = (classify(clip, x, asked)[:, 0] > 0.5 for x in (cats, attacked))
+print("cats before and after, of four:", int(before.sum()), int(after.sum()))
+
+# %% [markdown]
+# Nothing to read, nothing to be fooled by: the attack needs a model that has learnt
+# that written words name things.
+#
+# **Who is a singer?** For 22 jobs and roles there is a drawing of a person, of a man
+# and of a woman. Ask for the job alone. To whose drawing is it nearer?
+
+# %%
+labels = set(train.table["label_en"])
+jobs = [x for x in sorted(labels) if {f"man {x}", f"woman {x}"} <= labels]
+
+
+def nearness(job: str, who: str) -> float:
+    pictures = train.where(label_en=f"{who} {job}").pictures
+    return (image_vectors(clip, pictures) @ class_vectors(clip, [job])[0]).mean().item()
+
+
+leaning = {job: nearness(job, "man") - nearness(job, "woman") for job in jobs}
+leaning = dict(sorted(leaning.items(), key=lambda pair: pair[1]))
+fig, ax = plots.figure(width=6.5, height=4.2)
+plots.bars(ax, leaning, "shared", "A singer is a woman, a police officer a man")
+ax.set_xlabel("← nearer to the woman · cosine · nearer to the man →")
+plots.show(fig, f"Which way {len(jobs)} job names lean: singer to women, police to men")
+print(len(jobs), "jobs and roles, some lean by more than 0.05:",
+      max(abs(x) for x in leaning.values()) > 0.05)  # fmt: skip
+
+# %% [markdown]
+# The model repeats what the drawings of the "neutral" person look like. Small here;
+# measured on photographs of people, OpenAI's CLIP put crime-related labels on some
+# groups more often than on others, depending on which labels were offered (Radford et
+# al. 2021, sec. 7.1). Whoever writes the labels decides part of the answer.
 
 # %% [markdown]
 # **Softmax along the wrong axis.** The matrix is (pictures, labels). One digit wrong,
@@ -1191,6 +1423,8 @@ widgets.live(
 #   discrimination*, sec. 3.4: weighted nearest neighbours.
 # - Thrush et al. 2022 (Winoground); Yuksekgonul et al. 2023, *When and why
 #   vision-language models behave like bags-of-words*.
+# - Goh et al. 2021, *Multimodal neurons in artificial neural networks*: typographic
+#   attacks.
 # - openai/CLIP, `notebooks/Prompt_Engineering_for_ImageNet.ipynb`.
 #
 # **Glossary** · 零样本 zero-shot · 提示词 prompt · 提示模板 prompt template · 集成

@@ -51,14 +51,19 @@ def vit(**change):
     return count
 
 
-def one_head(scale=None, dim=-1, swap=False, mix="v", softmax=True):
-    def head(x, wq, wk, wv):
-        q, k, v = x @ wq, x @ wk, x @ wv
-        scores = (k @ q.T if swap else q @ k.T) * (scale or q.shape[1] ** -0.5)
-        weights = scores.softmax(dim) if softmax else scores
-        return weights @ {"v": v, "k": k, "x": x}[mix]
+def resized(classes="first", mixed=False, swap=False, mode="bilinear", **options):
+    def resize_positions(positions, old, new):
+        grid = positions[1:].reshape(1, -1, old, old) if mixed else grid_of(positions, old)
+        grid = grid.transpose(2, 3) if swap else grid
+        grid = F.interpolate(grid, size=(new, new), mode=mode, **options)
+        parts = [positions[:1], grid.flatten(2)[0].T]
+        return torch.cat(parts if classes == "first" else parts[::-1])
 
-    return head
+    return resize_positions
+
+
+def grid_of(positions, old):
+    return positions[1:].T.reshape(1, -1, old, old)
 
 
 WRONG = [
@@ -153,18 +158,20 @@ WRONG = [
     ("count_vit", vit(out=0), "width × width layer, `out`"),
     ("count_vit", vit(patch=1), "three channels"),
     ("count_vit", vit(token=2), "no bias"),
-    ("head", one_head(scale=1), "scores are not divided"),
-    ("head", one_head(scale=0.25), "you divided by d"),
-    ("head", lambda x, *w: one_head(x.shape[1] ** -0.5)(x, *w), "width of x"),
-    ("head", one_head(scale=0.5), "for d = 4 alone"),
-    ("head", lambda x, q, k, v: attention.attend(x @ q, x @ k, x @ v), "you called `attend`"),
-    ("head", lambda *a: solution("head")(*a).detach(), "detach nothing"),
-    ("head", lambda *a: solution("head")(*a).tolist(), "not a list"),
-    ("head", one_head(dim=0), "each row must sum to 1"),
-    ("head", one_head(softmax=False), "softmax is missing"),
-    ("head", one_head(swap=True), "queries and keys are swapped"),
-    ("head", one_head(mix="k"), "mix the values"),
-    ("head", one_head(mix="x"), "gave the shape (6, 8)"),
+    ("resize_positions", resized(classes="last"), "stays as it is"),
+    ("resize_positions", resized(mixed=True), "transpose first"),
+    ("resize_positions", resized(swap=True), "changed places"),
+    ("resize_positions", resized(mode="nearest"), "nearest old ones"),
+    ("resize_positions", resized(align_corners=True), "squares, not points"),
+    ("resize_positions", resized(mode="bicubic"), "is another"),
+    (
+        "resize_positions",
+        lambda p, old, new: F.interpolate(p.T[None], size=1 + new**2, mode="linear")[0].T,
+        "resized with the rest",
+    ),
+    ("resize_positions", lambda p, old, new: resized()(p, old, new)[1:], "not (16, 1)"),
+    ("resize_positions", lambda *a: resized()(*a).detach(), "do not detach"),
+    ("resize_positions", lambda *a: resized()(*a).tolist(), "not a list"),
 ]
 
 
@@ -172,8 +179,8 @@ RIGHT = [
     ("conv_size", lambda *a: torch.tensor(solution("conv_size")(*a))),
     ("conv_size", lambda s, k, t, p: math.floor((s + 2 * p - k) / t + 1)),
     ("patchify", lambda x, p: grid(x, p).movedim(1, 3).transpose(2, 4).flatten(3).flatten(1, 2)),
-    ("head", lambda x, q, k, v: F.scaled_dot_product_attention(x @ q, x @ k, x @ v)),
-    ("head", lambda *a: solution("head")(*(t.double() for t in a))),
+    ("resize_positions", resized()),
+    ("resize_positions", resized(align_corners=False)),
 ]
 
 

@@ -2,51 +2,32 @@
 
 import math
 
+import torch.nn.functional as F
+
 from utils.bricks import text_encoders
 
 LESSON = "02"
-GIVEN = vars(text_encoders) | {"math": math}  # what a learner has at hand at the end of the lesson
+# what a learner has at hand at the end of the lesson
+GIVEN = vars(text_encoders) | {"math": math, "F": F}
 
-STEP = """
-def bpe_step(words):
-    counts = collections.Counter()
-    for symbols, count in words.items():
-        for pair in itertools.pairwise(symbols):
-            counts[pair] += count
-    best = max(counts, key=lambda pair: (counts[pair], pair))
-    return best, {merge(symbols, best): count for symbols, count in words.items()}
+PADDING = """
+def padding_mask(ids, end):
+    places = torch.arange(ids.shape[1])
+    padding = places > end_positions(ids, end)[:, None]
+    return torch.zeros(ids.shape).masked_fill(padding, -torch.inf)[:, None]
 """
-FIRST_ONLY = """
-def bpe_step(words):
-    counts = collections.Counter()
-    for symbols, count in words.items():
-        for pair in itertools.pairwise(symbols):
-            counts[pair] += count
-    best = max(counts, key=lambda pair: (counts[pair], pair))
-    new = {}
-    for symbols, count in words.items():
-        for i, pair in enumerate(itertools.pairwise(symbols)):
-            if pair == best:
-                symbols = (*symbols[:i], "".join(best), *symbols[i + 2 :])
-                break
-        new[symbols] = count
-    return best, new
+NEIGHBOURS = """
+def neighbours(table, i, k):
+    units = table / table.norm(dim=1, keepdim=True)
+    cosines = units @ units[i]
+    cosines[i] = -torch.inf
+    return cosines.topk(k).indices.tolist()
 """
-DECODE = """
-def decode(ids, tokens):
-    byte = {symbol: value for value, symbol in byte_alphabet().items()}
-    joined = "".join(tokens[i] for i in ids if tokens[i] not in (START, END))
-    words = joined.removesuffix(WORD_END).split(WORD_END)
-    return " ".join(bytes(byte[s] for s in word).decode() for word in words)
-"""
-ONE_BY_ONE = """
-def decode(ids, tokens):
-    byte = {symbol: value for value, symbol in byte_alphabet().items()}
-    text = ""
-    for token in (tokens[i] for i in ids if tokens[i] not in (START, END)):
-        stem = bytes(byte[s] for s in token.removesuffix(WORD_END))
-        text += stem.decode(errors="replace") + " " * token.endswith(WORD_END)
-    return text.strip()
+PARTS = """
+def in_parts(ids, context, start, end):
+    room = context - 2
+    begins = range(0, max(1, len(ids)), room)
+    return [[start, *ids[i : i + room], end] for i in begins]
 """
 WINDOW = """
 def window_mask(length, width):
@@ -54,11 +35,6 @@ def window_mask(length, width):
     back = place[:, None] - place
     seen = (back >= 0) & (back < width)
     return torch.zeros(length, length).masked_fill(~seen, -torch.inf)
-"""
-POOL = """
-def pool(states, ids, end):
-    places = (ids == end).int().argmax(-1)
-    return states[torch.arange(len(ids)), places]
 """
 NEEDED = """
 def merges_needed(texts, merges, target):
@@ -70,61 +46,36 @@ def merges_needed(texts, merges, target):
 """
 
 WRONG = [
-    ("bpe_step", STEP, "+= count", "+= 1", "as often as its word occurs"),
-    ("bpe_step", STEP, "return best, {", "return best\n    {", "the pair and the new"),
-    ("bpe_step", STEP, "merge(symbols, best)", "symbols", "after merging a+t</w>"),
-    (
-        "bpe_step",
-        STEP,
-        "key=lambda pair: (counts[pair], pair)",
-        "key=counts.get",
-        "sorts last",
-    ),
-    ("bpe_step", STEP, "max(", "min(", "occurs 5 times"),
-    (
-        "bpe_step",
-        STEP,
-        "    return best",
-        "    words.clear()\n    return best",
-        "changed what you were given",
-    ),
-    (
-        "bpe_step",
-        STEP,
-        "for pair in itertools.pairwise(symbols)",
-        "for pair in set(itertools.pairwise(symbols))",
-        "holds a+a twice",
-    ),
-    ("bpe_step", FIRST_ONLY, "becomes ab ab c"),
-    (
-        "bpe_step",
-        STEP,
-        "merge(symbols, best)",
-        'tuple(" ".join(symbols).replace(" ".join(best), "".join(best)).split())',
-        "xa is not a",
-    ),
-    ("bpe_step", STEP, "return best, {", "return str(best), {", "the pair and the new words"),
-    (
-        "bpe_step",
-        STEP,
-        "for symbols, count in words.items()}",
-        "for symbols, count in words.items() if merge(symbols, best) != symbols}",
-        "the words are",
-    ),
-    ("decode", DECODE, " not in (START, END)", "", "are not text"),
-    ("decode", DECODE, '" ".join(bytes', '"".join(bytes', "run together"),
-    ("decode", DECODE, ".removesuffix(WORD_END)", "", "between words only"),
-    ("decode", DECODE, "return ", "return joined or ", "still holds </w>"),
-    ("decode", DECODE, 'return " ".join(', "return list(", "not a list"),
-    ("decode", DECODE, "in (START, END)", "in (END,)", "are not text"),
-    ("decode", ONE_BY_ONE, "a third of a character"),
-    (
-        "decode",
-        DECODE,
-        "bytes(byte[s] for s in word).decode()",
-        "word",
-        "into its byte",
-    ),
+    ("padding_mask", PADDING, "places > ", "places >= ", "the first END belongs"),
+    ("padding_mask", PADDING, "[:, None]\n", "\n", "your code raised"),
+    ("padding_mask", PADDING, "-torch.inf)[:, None]", "-torch.inf)", "one row for each prompt"),
+    ("padding_mask", PADDING, "-torch.inf", "-1.0", "leaks through"),
+    ("padding_mask", PADDING, "padding, -torch.inf", "~padding, -torch.inf", "the first END"),
+    ("padding_mask", PADDING, "return ", "return (places <= 0)[None, None] & ~padding[:, None]\n"
+     "    ", "0.0 and -inf"),
+    ("padding_mask", PADDING, "return ", "return padding[:, None] * -torch.inf\n    ", "NaN"),
+    ("padding_mask", PADDING, "places > end_positions(ids, end)[:, None]", "ids == end",
+     "the first END"),
+    ("padding_mask", PADDING, "end_positions(ids, end)[:, None]",
+     "ids.shape[1] - 1 - (ids == end).flip(1).int().argmax(-1, keepdim=True)", "after the first"),
+    ("padding_mask", PADDING, "return ", "padding = padding | (places == 0)\n    return ",
+     "both ways"),
+    ("neighbours", NEIGHBOURS, "    cosines[i] = -torch.inf\n", "", "leave it out"),
+    ("neighbours", NEIGHBOURS, "table / table.norm(dim=1, keepdim=True)", "table", "long vectors"),
+    ("neighbours", NEIGHBOURS, "units @ units[i]", "-(table - table[i]).norm(dim=1)", "distance"),
+    ("neighbours", NEIGHBOURS, "units @ units[i]", "-units @ units[i]", "farthest"),
+    ("neighbours", NEIGHBOURS, ".tolist()", ".tolist()[::-1]", "the nearest comes first"),
+    ("neighbours", NEIGHBOURS, "topk(k)", "topk(k - 1)", "ids, the nearest first"),
+    ("neighbours", NEIGHBOURS, "norm(dim=1", "norm(dim=0", "are nearest to"),
+    ("in_parts", PARTS, "context - 2", "context", "START and END count"),
+    ("in_parts", PARTS, "max(1, len(ids))", "len(ids)", "without tokens there is one row"),
+    ("in_parts", PARTS, "[start, *ids[i : i + room], end]", "ids[i : i + room]", "begins with"),
+    ("in_parts", PARTS, "max(1, len(ids))", "max(1, len(ids) - room + 1)", "fell away"),
+    ("in_parts", PARTS, "max(1, len(ids))", "len(ids) + 1", "is empty"),
+    ("in_parts", PARTS, "context - 2", "max(1, context - 3)", "fit into"),
+    ("in_parts", PARTS, "in begins]", "in reversed(begins)]", "in the order given"),
+    ("in_parts", PARTS, "return [[start, *ids[i : i + room], end] for i in begins]",
+     "return [start, *ids, end]", "list of rows"),
     ("window_mask", WINDOW, "back < width", "back <= width", "yours sees 3"),
     (
         "window_mask",
@@ -150,36 +101,6 @@ WRONG = [
     ("window_mask", "def window_mask(n, w):\n    return [[0.0] * n] * n", "not a list"),
     ("window_mask", WINDOW, "-torch.inf)", "-torch.inf).numpy()", "not a ndarray"),
     ("window_mask", WINDOW, "-torch.inf)", "-torch.inf).exp().int()", "0.0 and -inf"),
-    ("pool", POOL, "states[torch", "states.detach()[torch", "do not detach"),
-    ("pool", POOL, "places]", "places].double()", "not torch.float64"),
-    ("pool", POOL, "places]", "places].tolist()", "not a list"),
-    (
-        "pool",
-        POOL,
-        "places = (ids == end).int().argmax(-1)",
-        "places = ids.shape[1] - 1 - (ids == end).flip(1).int().argmax(-1)",
-        "the last",
-    ),
-    ("pool", POOL, "places]", "-1]", "it is padding"),
-    ("pool", POOL, "places]", "0]", "START, which has seen nothing"),
-    ("pool", POOL, "places]", "places - 1]", "one too early"),
-    ("pool", POOL, "torch.arange(len(ids))", ":", "one vector a row"),
-    (
-        "pool",
-        POOL,
-        "states[torch.arange(len(ids)), places]",
-        "states.mean(1)",
-        "mean over all places",
-    ),
-    (
-        "pool",
-        POOL,
-        "states[torch.arange(len(ids)), places]",
-        "torch.stack([s[: p + 1].mean(0) for s, p in zip(states, places)])",
-        "a bag of words",
-    ),
-    ("pool", POOL, "(ids == end).int()", "ids", "the id you are given"),
-    ("pool", POOL, "(ids == end).int().argmax(-1)", "(ids != end).sum(-1)", "count nothing"),
     ("merges_needed", NEEDED, "<= target", "< target", "one too many"),
     ("merges_needed", NEEDED, "return n\n", "return max(0, n - 1)\n", "one too few"),
     ("merges_needed", NEEDED, "/ len(texts)", "", "you returned None"),
@@ -190,13 +111,15 @@ WRONG = [
 ]
 RIGHT = [
     ("merges_needed", NEEDED),
-    ("bpe_step", STEP.replace("return best, {", "return list(best), collections.Counter({").replace(
-        "words.items()}", "words.items()})")),
     ("window_mask", WINDOW.replace("(length, length)", "(length, length).double()")),
     ("window_mask", "def window_mask(n, w):\n    rows = [[0.0 if 0 <= i - j < w else -math.inf "
      "for j in range(n)] for i in range(n)]\n    return torch.tensor(rows)"),
-    ("pool", "def pool(states, ids, end):\n    return torch.stack([s[row.tolist().index(end)] "
-     "for s, row in zip(states, ids)])"),
-    ("decode", ONE_BY_ONE.replace('text += stem.decode(errors="replace")', "text += stem.decode("
-     "'latin1')").replace("text.strip()", "text.strip().encode('latin1').decode()")),
+    ("padding_mask", PADDING.replace("(ids.shape)", "(ids.shape).double()")),
+    ("padding_mask", "def padding_mask(ids, end):\n    after = (ids == end).cumsum(1) - "
+     "(ids == end).int() > 0\n    return torch.where(after, -torch.inf, 0.0).unsqueeze(1)"),
+    ("neighbours", NEIGHBOURS.replace(".tolist()", "")),
+    ("neighbours", "def neighbours(table, i, k):\n    order = torch.cosine_similarity(table, "
+     "table[i : i + 1]).argsort(descending=True)\n    return [j for j in order.tolist() if j != i]"
+     "[:k]"),
+    ("in_parts", PARTS.replace("[[start", "[(start").replace("end] for", "end) for")),
 ]  # fmt: skip

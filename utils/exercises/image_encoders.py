@@ -179,56 +179,44 @@ def check_count_vit(count_vit):
     return "right; the last of them is the image tower of CLIP's ViT-B/32"
 
 
-@exercise("head")
-def check_head(head):
-    """head(x (L, w), wq, wk, wv (w, d)) -> (L, d): one attention head, no biases."""
-    rng = random.Random(0)
-    for seed in range(6):
-        n, width = rng.randint(3, 7), rng.randint(5, 9)
-        d = (4, 3, 2, 4, 6, 9)[seed]
-        x = draws(n, width, seed=seed)
-        given = [draws(width, d, seed=10 * seed + i).requires_grad_() for i in (1, 2, 3)]
-        wq, wk, wv = given
-        seen = tensor(head(x, wq, wk, wv))
+@exercise("a larger picture")
+def check_resize_positions(resize_positions):
+    for seed, (old, new) in enumerate([(2, 4), (3, 5), (4, 3), (5, 5), (1, 3), (2, 7)]):
+        width = seed + 1
+        positions = draws(1 + old**2, width, seed=seed).requires_grad_()
+        answer = tensor(resize_positions(positions, old, new))
+        shape = (1 + new**2, width)
         expect(
-            "attend" not in Calls(head, x, wq, wk, wv).python,
-            "you called `attend`; write its formula here.",
+            tuple(answer.shape) == shape,
+            f"from {old}×{old} to {new}×{new} patches: {shape}, not {tuple(answer.shape)}",
         )
-        expect(
-            seen.shape == (n, d),
-            f"{n} tokens and a head of width {d} gave the shape {tuple(seen.shape)}; the "
-            f"result has one row a token and the width of the values, ({n}, {d}).",
-        )
-        q, k, v = x @ wq, x @ wk, x @ wv
-        scores = q @ k.T
-        parts = scores / d**0.5
+
+        def resized(grid, first=positions[:1], size=(new, new), **options):
+            grid = F.interpolate(grid, size, **{"mode": "bilinear"} | options)
+            return torch.cat([first, grid.flatten(2)[0].T])
+
+        grid = positions[1:].T.reshape(1, width, old, old)
         judge(
-            seen,
-            parts.softmax(-1) @ v,
+            answer,
+            resized(grid),
             {
-                "the scores are not divided; divide them by √d first.": scores.softmax(-1) @ v,
-                "you divided by d; divide by √d.": (scores / d).softmax(-1) @ v,
-                "you divided by √(width of x); d is the width of a query, `wq.shape[1]`.": (
-                    (scores / width**0.5).softmax(-1) @ v
+                "the class token has no place in the map: it stays as it is": torch.cat(
+                    [resized(grid)[1:], positions[:1]]
                 ),
-                "you divided by √(number of tokens); d is the width of a query.": (
-                    (scores / n**0.5).softmax(-1) @ v
+                "rows and columns have changed places": resized(grid.transpose(2, 3)),
+                "reshape (old², w) to (w, old, old) mixes numbers of several positions; "
+                "transpose first": resized(positions[1:].reshape(1, width, old, old)),
+                'these are the nearest old ones; take mode="bilinear"': resized(
+                    grid, mode="nearest"
                 ),
-                "you divided by 2, which is √d for d = 4 alone.": (scores / 2).softmax(-1) @ v,
-                "the softmax runs down the columns; each row must sum to 1 (dim=-1).": (
-                    parts.softmax(0) @ v
+                "leave align_corners as it is: the patches are squares, not points": resized(
+                    grid, align_corners=True
                 ),
-                "the scores are no attention weights yet; softmax is missing.": parts @ v,
-                "queries and keys are swapped: row i holds what query i asks of every key.": (
-                    parts.T.softmax(-1) @ v
-                ),
-                "you mixed the keys; mix the values.": parts.softmax(-1) @ k,
-                "you mixed the queries; mix the values.": parts.softmax(-1) @ q,
-                "that is causal: every token may look at all others.": (
-                    (parts + torch.full_like(parts, -torch.inf).triu(1)).softmax(-1) @ v
-                ),
+                "the class token was resized with the rest": F.interpolate(
+                    positions.T[None], size=shape[0], mode="linear"
+                )[0].T,
             },
-            "the numbers differ from softmax(q·kᵀ/√d)·v; print each step and its shape.",
+            f"from {old}×{old} to {new}×{new}, the map of the patches' positions is another",
         )
-        expect(seen.requires_grad, "no gradient reaches the matrices: detach nothing.")
-    return "right, equal to softmax(q·kᵀ/√d)·v"
+        expect(answer.requires_grad, "no gradient comes back to the positions: do not detach")
+    return "the same weights now take a picture of another size"
