@@ -56,9 +56,9 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 
 # %% [markdown]
 # Nobody showed it a brown heart. It learnt from other pictures with other captions, of
-# other hearts and other brown things, and by the end of lesson 04 you have written
-# every line of the model. This row of pictures grows with the course: parts II and III
-# draw some.
+# other hearts and other brown things. By the end of lesson 04 you have run every line
+# of the model, and in the practice notebooks written those that matter. This row of
+# pictures grows with the course: parts II and III draw some.
 
 # %% [markdown]
 # ## The map
@@ -78,7 +78,13 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 #   road to Stable Diffusion and DALL·E 2.
 #
 # You need Python, and to have seen a neural network train in PyTorch. You do not need a
-# GPU. The network can be off.
+# GPU. The network can be off. A lesson takes an evening. In minutes, to read and run
+# it, and to solve its exercises:
+#
+# | lesson | 01 | 02 | 03 | 04 | 05 | 06 | 07 | 08 | 09 |
+# |---|---|---|---|---|---|---|---|---|---|
+# | read and run | 90 | 70 | 60 | 70 | 75 | 75 | 80 | 80 | 60 |
+# | exercises | 40 | 40 | 25 | 30 | 40 | 35 | 45 | 30 | 30 |
 
 # %% [markdown]
 # ## How a lesson works

@@ -424,8 +424,8 @@ for query in ("orange, a fruit", "palm tree", "mouse of a computer", "rock music
     print(f"{query}: {first[query]}")
 
 # %% [markdown]
-# A few words move the answer from the animal to a computer's mouse. They cannot add what
-# was never heard: music made the rock no louder.
+# A few words move the answer from the animal to a computer's mouse. They cannot add
+# what was never heard: music made the rock no louder.
 
 # %% [markdown]
 # ## The same thing in other words
