@@ -31,7 +31,9 @@ def test_the_fastest_device_present_is_chosen(monkeypatch):
         assert device.pick().type == chosen
 
 
-@pytest.mark.parametrize("word", ["gpu", "CUDA", "cuda0", "cuda:x", " "])
+@pytest.mark.parametrize(
+    "word", ["gpu", "CUDA", "cuda0", "cuda:x", " ", "cpu:٣", "cpu:128", "cpu:00"]
+)
 def test_an_unknown_device_is_one_sentence(word, monkeypatch):
     monkeypatch.setenv("WIP_DEVICE", word)
     with pytest.raises(ValueError) as error:

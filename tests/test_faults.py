@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.helpers import REMEDY, red_line, refusal
-from utils import checkpoints, data, pictures, tensors, widgets
+from utils import checkpoints, data, files, pictures, tensors, widgets
 from utils.bricks.clip import CLIP
 from utils.bricks.zero_shot import class_vectors, classify
 from utils.paths import ROOT
@@ -78,7 +78,7 @@ NOT_PICTURES = {
     "half a GIF": (encoded(photo(), "GIF")[:1500], "damaged or cut short"),
     "half a TIFF": (encoded(photo(), "TIFF")[:1500], "damaged or cut short"),
     "50,000 × 50,000": (huge_png(), "too many"),
-    "50 MB and more": (bytes(50_000_001), "has more than the 50 MB allowed"),
+    "50 MB and more": (bytes(50_000_001), "is larger than 50 MB"),
 }
 ODD_PICTURES = {
     "animated GIF": encoded(photo(), "GIF", **FRAMES),
@@ -156,8 +156,51 @@ def test_a_path_without_a_picture(source):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs an endless file")
-def test_an_endless_file_is_not_read_to_its_end():
-    assert "more than the 50 MB allowed" in refusal(pictures.read, "/dev/zero")
+def test_an_endless_file_is_not_read():
+    assert refusal(pictures.read, "/dev/zero") == "zero is no file; choose another file."
+
+
+@pytest.fixture
+def pipe(tmp_path) -> Path:
+    """A pipe into which nobody writes: whoever opens it waits."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes in folders")
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_nobody_waits_for_a_pipe(pipe, monkeypatch):
+    assert refusal(pictures.read, pipe) == "pipe is no file; choose another file."
+    folder = pipe.parent
+    pipe.rename(folder / "metadata.jsonl")
+    assert "metadata.jsonl is no file; write " in refusal(data.load_pairs, folder)
+    (folder / "metadata.jsonl").rename(folder / "unseen.parquet")
+    monkeypatch.setattr(data, "EMOJI", folder)
+    assert refusal(data.load_emoji, "unseen").startswith("unseen.parquet is no file; restore ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs an endless file")
+def test_endless_metadata_is_not_read(tmp_path):
+    (tmp_path / "metadata.jsonl").symlink_to("/dev/zero")
+    assert "metadata.jsonl is no file" in refusal(data.load_pairs, tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch):
+    path = tmp_path / "cat.png"
+    path.write_bytes(encoded(photo()))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read everything
+    assert refusal(pictures.read, path) == "cat.png may not be read; choose another file."
+
+
+def test_a_file_beyond_the_bound_is_not_read(tmp_path):
+    (tmp_path / "long").write_bytes(bytes(2_000_001))
+    assert files.read(tmp_path / "long", 2_000_001) == bytes(2_000_001)
+    with pytest.raises(files.Unreadable, match="^is larger than 2 MB$"):
+        files.read(tmp_path / "long", 2_000_000)
 
 
 def test_a_cut_file_that_pil_has_opened_is_named():
@@ -301,7 +344,47 @@ DAMAGE = {
     "a pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
     "no pictures": lambda path: path.write_bytes(table({"x": [1]})),
     "broken pictures": lambda path: path.write_bytes(table({"image": [{"bytes": b"junk"}]})),
+    "pictures that are null": lambda path: path.write_bytes(with_images(path, lambda _: None)),
+    "pictures of null": lambda path: path.write_bytes(with_images(path, lambda _: {"bytes": None})),
+    "numbers for pictures": lambda path: path.write_bytes(with_images(path, lambda i: i)),
+    "small pictures": lambda path: path.write_bytes(with_images(path, lambda _: {"bytes": SMALL})),
+    "a bomb": lambda path: path.write_bytes(with_images(path, lambda _: {"bytes": huge_png()})),
+    "half a bomb": lambda path: path.write_bytes(
+        with_images(path, lambda _: {"bytes": huge_png(13_000)})
+    ),
+    "labels that are null": lambda path: path.write_bytes(
+        table(rows(path) | {"label_en": [None] * 724})
+    ),
 }
+SMALL = encoded(photo(40))
+
+
+def rows(path: Path) -> dict:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pydict()
+
+
+def with_images(path: Path, image) -> bytes:
+    """A parquet file with other pictures; image: number of the row → what stands there."""
+    columns = rows(path)
+    return table(columns | {"image": [image(i) for i in range(len(columns["image"]))]})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_bytes_in_a_page_of_parquet_are_noticed_or_harmless(seed, tmp_path, monkeypatch):
+    rng = np.random.default_rng(seed)
+    content = bytearray((data.EMOJI / "unseen.parquet").read_bytes())
+    place = int(rng.integers(4, len(content) - 100)) if seed else 8
+    content[place : place + 16] = rng.bytes(16)
+    (tmp_path / "unseen.parquet").write_bytes(content)
+    monkeypatch.setattr(data, "EMOJI", tmp_path)
+    try:
+        pairs = data.load_emoji("unseen")
+    except ValueError as error:
+        assert str(error).startswith("unseen.parquet is damaged; restore ")
+    else:
+        assert pairs.pictures.shape == (724, 3, 64, 64)
 
 
 def table(columns: dict) -> bytes:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils import device as devices
+from utils import files
 from utils.paths import EMOJI
 from utils.pictures import PictureError, read, to_pil
 
@@ -27,6 +29,8 @@ SPLITS = ("train", "unseen")
 STYLES = ("noto", "twemoji", "openmoji", "fluent")
 LANGUAGES = ("en", "zh")
 SIDE = 64  # of every picture, in pixels
+TEXTS = ("concept", "label_en", "label_zh", "group", "subgroup", "style", "skin_tone")
+MAX_PARQUET, MAX_METADATA = 100_000_000, 200_000_000  # bytes
 
 STYLE_WORDS = {
     "noto": {"en": ["shaded", "noto"], "zh": ["渐变", "光影"]},
@@ -130,7 +134,10 @@ class Pairs:
 
 
 def _decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    picture = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
+    if picture.size != (SIDE, SIDE):  # before it is unpacked: a few bytes can promise gigabytes
+        raise ValueError(f"a picture of {picture.size}")
+    return np.asarray(picture.convert("RGB"))
 
 
 def load_emoji(split: str = "train") -> Pairs:
@@ -138,20 +145,28 @@ def load_emoji(split: str = "train") -> Pairs:
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
     path = EMOJI / f"{split}.parquet"
+    remedy = "restore assets/emoji from the repository"
     if not path.exists():
-        raise FileNotFoundError(f"{path.name} is missing; restore assets/emoji from the repository")
+        raise FileNotFoundError(f"{path.name} is missing; {remedy}")
+    try:
+        # read here, not by Arrow, so that a build sees which files a lesson opens
+        content = files.read(path, MAX_PARQUET)
+    except files.Unreadable as reason:
+        raise ValueError(f"{path.name} {reason}; {remedy}.") from None
     import pyarrow.parquet as parquet
 
     try:
-        # read here, not by Arrow, so that a build sees which files a lesson opens
-        table = parquet.read_table(io.BytesIO(path.read_bytes())).to_pydict()
-        # one after the other: on pictures this small, threads wait for each other
-        decoded = [_decode(image["bytes"]) for image in table.pop("image")]
+        table = parquet.read_table(io.BytesIO(content)).to_pydict()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a size that is refused anyway
+            # one after the other: on pictures this small, threads wait for each other
+            decoded = [_decode(image["bytes"]) for image in table.pop("image")]
         pictures = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
-    except (OSError, ValueError, KeyError):  # Arrow's and PIL's errors are among them
-        raise ValueError(
-            f"{path.name} is damaged; restore assets/emoji from the repository."
-        ) from None
+        whole = all(all(isinstance(text, str) for text in table[name]) for name in TEXTS)
+    except Exception:  # Arrow and PIL raise many kinds of error on broken files
+        whole = False
+    if not whole:
+        raise ValueError(f"{path.name} is damaged; {remedy}.")
     return Pairs(pictures, table)
 
 
@@ -220,11 +235,11 @@ def _folder_rows(folder: Path) -> list[tuple]:
     path = folder / "metadata.jsonl"
     name = f"{folder.resolve().name}/metadata.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is not UTF-8 text; save it again as UTF-8.") from None
-    except OSError:
-        raise ValueError(f"{name} is missing; write a line like {form} a picture.") from None
+        lines = files.read_text(path, MAX_METADATA).split("\n")
+    except files.Unreadable as reason:
+        raise ValueError(
+            f"{name} {reason}; write it as UTF-8 text with a line like {form} a picture."
+        ) from None
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -44,11 +45,14 @@ def pick() -> torch.device:
     """
     wanted = os.environ.get("WIP_DEVICE", "")
     if wanted:
-        backend, colon, number = wanted.partition(":")
-        if backend not in ("cpu", "cuda", "mps") or (colon and not number.isdecimal()):
+        # two digits at most, for torch counts in a byte
+        match = re.fullmatch(r"(cpu|cuda|mps)(?::(0|[1-9][0-9]?))?", wanted)
+        if not match:
             raise ValueError(f"WIP_DEVICE is {wanted!r}; set it to cpu, cuda or mps, or unset it")
+        backend, number = match.groups()
         there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-        if backend in there and not there[backend]():
+        count = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}
+        if backend in there and not (there[backend]() and int(number or 0) < count[backend]()):
             raise ValueError(f"WIP_DEVICE is {wanted!r}, but torch finds none here; unset it")
         return torch.device(wanted)
     if torch.cuda.is_available():

@@ -26,6 +26,7 @@ from utils import device, pictures, plots
 
 MAX_TEXT = 500
 MAX_SENTENCE = 280
+MAX_UPLOAD = 1024  # pixels on the longer side; larger pictures are scaled down to it
 
 
 def slider(label: str, value, low, high):
@@ -132,7 +133,7 @@ def uploaded(button) -> Tensor | None:
     if not button.value:
         return None
     file = button.value[0]
-    return pictures.read(file["content"], file["name"])
+    return pictures.read(file["content"], file["name"], MAX_UPLOAD)
 
 
 def prompts(value: str, most: int = 100) -> list[str]:
