@@ -27,7 +27,41 @@ def test_prompts_stand_on_lines_or_between_semicolons():
     assert widgets.prompts(" a cat; 一只狗\n\n🦊 ;") == ["a cat", "一只狗", "🦊"]
 
 
-@pytest.mark.parametrize("value", ["", " \t\n", ";;;", "\r\n\u2028"])
+@pytest.mark.parametrize("value", ["猫；狗", "猫;狗", "猫\n狗", "猫\r\n；\u2028狗；", " 猫 ； 狗 "])
+def test_semicolons_of_both_scripts_and_lines_separate_every_list(value):
+    assert widgets.prompts(value) == widgets.labels(value) == ["猫", "狗"]
+
+
+@pytest.mark.parametrize("value", ["cat, dog,coffee", "cat，dog、coffee", "cat; dog, ,coffee,"])
+def test_commas_separate_labels_but_not_prompts(value):
+    assert widgets.labels(value) == ["cat", "dog", "coffee"]
+    assert len(widgets.prompts(value)) == value.count(";") + 1
+
+
+def test_one_prompt_with_commas_gets_a_hint():
+    for comma in ",，、":
+        assert "put semicolons between" in widgets.hint([f"cat{comma} dog"])
+    assert widgets.hint(["cat, dog", "fox"]) == widgets.hint(["cat"]) == ""
+
+
+def test_known_labels_ignore_case_and_name_their_neighbours():
+    names = {"fox": 1, "French fries": 2, "狐狸": 3, "box": 4}
+    assert widgets.known(["Fox", "french FRIES", "狐狸"], names, "picture") == [
+        "fox", "French fries", "狐狸"
+    ]  # fmt: skip
+    with pytest.raises(ValueError) as error:
+        widgets.known(["fox", "foxy"], names, "picture")
+    assert str(error.value) == "There is no picture 'foxy'; try fox, box."
+    with pytest.raises(ValueError, match="; try fox, French fries, 狐狸.$"):
+        widgets.known(["𓂀" * 900], names, "picture")
+
+
+@pytest.mark.parametrize("value", [None, 3, ["cat"], b"cat"])
+def test_what_is_no_typed_text_is_one_sentence(value):
+    assert "type them as one text" in message_of(value)
+
+
+@pytest.mark.parametrize("value", ["", " \t\n", ";;;", "\r\n\u2028", "；"])
 def test_no_prompt_is_said(value):
     assert message_of(value) == "There is no text yet; type a prompt."
 

@@ -7,9 +7,11 @@ the sentence given as `about`; the controls appear when the cell runs.
 import asyncio
 import base64
 import contextlib
+import difflib
 import html
 import io
 import math
+import re
 import signal
 import threading
 import time
@@ -89,9 +91,7 @@ def upload(instead_of=None):
     instead_of: a `choice` of pictures. The one used last counts: a picture given here leaves
     the choice without a value, None, and a choice empties the button.
     """
-    button = ipywidgets.FileUpload(
-        description="Upload a picture", accept="image/*", multiple=False
-    )
+    button = ipywidgets.FileUpload(description="Upload a picture", accept="image/*", multiple=False)
     button.layout.width = "14em"
     pasted = ipywidgets.Text(continuous_update=False, layout={"display": "none"})
     pasted.add_class("pasted")
@@ -137,17 +137,53 @@ def uploaded(button) -> Tensor | None:
 
 
 def prompts(value: str, most: int = 100) -> list[str]:
-    """Typed prompts, one a line or separated by semicolons, cleaned. Raises ValueError."""
-    lines = [line.strip() for line in value.replace(";", "\n").splitlines()]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError("There is no text yet; type a prompt.")
-    if len(lines) > most:
-        raise ValueError(f"{len(lines)} prompts are more than the {most} shown; delete some.")
-    long = next((line for line in lines if len(line) > MAX_TEXT), None)
+    """Typed prompts, one a line or separated by semicolons, cleaned. Raises ValueError.
+
+    A comma separates none, for a prompt may hold one: see `hint`.
+    """
+    return entries(value, ";；", "prompt", most)
+
+
+def labels(value: str, most: int = 100) -> list[str]:
+    """Typed labels, separated by lines, semicolons or commas, Chinese ones too, cleaned."""
+    return entries(value, ";；,，、", "label", most)
+
+
+def entries(value: str, separators: str, what: str, most: int) -> list[str]:
+    """What stands between the separators or on lines of its own. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"The {what}s are a {type(value).__name__}; type them as one text.")
+    parts = re.split(f"[\n{separators}]", "\n".join(value.splitlines()))
+    found = [part.strip() for part in parts if part.strip()]
+    if not found:
+        raise ValueError(f"There is no text yet; type a {what}.")
+    if len(found) > most:
+        raise ValueError(f"{len(found)} {what}s are more than the {most} shown; delete some.")
+    long = next((part for part in found if len(part) > MAX_TEXT), None)
     if long:
-        raise ValueError(f"A prompt has {len(long)} characters; shorten it to {MAX_TEXT}.")
-    return lines
+        raise ValueError(f"A {what} has {len(long)} characters; shorten it to {MAX_TEXT}.")
+    return found
+
+
+def hint(prompts: list[str]) -> str:
+    """A line of HTML where one prompt with commas stands alone and several may be meant."""
+    if len(prompts) > 1 or not re.search("[,，、]", prompts[0]):
+        return ""
+    return "<p>This is one prompt. If several are meant, put semicolons between them.</p>"
+
+
+def known(typed: list[str], names: Iterable[str], what: str) -> list[str]:
+    """The names meant, as they are spelt among `names`; case does not count.
+
+    Raises ValueError that says which names come nearest to one that is not there.
+    """
+    spelt = {name.casefold(): name for name in names}
+    for word in typed:
+        if word.casefold() not in spelt:
+            near = difflib.get_close_matches(word.casefold()[:40], spelt, 3, 0.4) or list(spelt)[:3]
+            near = ", ".join(spelt[name] for name in near)
+            raise ValueError(f"There is no {what} {word[:40]!r}; try {near}.")
+    return [spelt[word.casefold()] for word in typed]
 
 
 def live(controls: list, draw: Callable[..., str], about: str) -> None:
