@@ -3,6 +3,8 @@
 import collections
 import itertools
 import random
+import string
+import time
 import unicodedata
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.helpers import gradients
+from utils.bricks import text_encoders
 from utils.bricks.text_encoders import (
     END,
     START,
@@ -22,6 +25,7 @@ from utils.bricks.text_encoders import (
     end_positions,
     learn_merges,
     merge,
+    merge_by_rank,
     split_words,
     word_symbols,
 )
@@ -57,9 +61,7 @@ SPACES += [
 SPECIAL = [START, END, END.upper(), START.title(), "<|", "|>", "<|end", "oftext|>"]
 # assigned since Unicode 3.2, so that Python and tokenizers know it alike
 OLD = unicodedata.ucd_3_2_0
-CHARACTERS = [
-    c for c in map(chr, range(0x110000)) if OLD.category(c) not in ("Cn", "Cs")
-]
+CHARACTERS = [c for c in map(chr, range(0x110000)) if OLD.category(c) not in ("Cn", "Cs")]
 EVERYDAY = "abcdefghijklmnopqrstuvwxyzABCDEFGH '0123456789.,!?-éüñç"
 
 
@@ -164,10 +166,7 @@ def slow_merges(texts, count):
     spelt, merges = {word: list(word_symbols(word)) for word in counts}, []
     while len(merges) < count:
         pairs = [
-            p
-            for w, s in spelt.items()
-            for p in itertools.pairwise(s)
-            for _ in range(counts[w])
+            p for w, s in spelt.items() for p in itertools.pairwise(s) for _ in range(counts[w])
         ]
         if not pairs:
             break
@@ -205,9 +204,7 @@ def test_merges_are_a_prefix_of_more_merges_and_end_by_themselves():
 
 def test_more_merges_never_make_the_corpus_longer():
     merges = learn_merges(CORPUS, 60)
-    sizes = [
-        sum(len(Tokenizer(merges[:n]).encode(t)) for t in CORPUS) for n in range(61)
-    ]
+    sizes = [sum(len(Tokenizer(merges[:n]).encode(t)) for t in CORPUS) for n in range(61)]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
 
 
@@ -270,9 +267,7 @@ def transformers_copy(ours: TextTransformer, activation: str) -> CLIPTextModel:
     return theirs
 
 
-def padded_ids(
-    batch: int, length: int, vocab: int = 300, seed: int = 0
-) -> torch.Tensor:
+def padded_ids(batch: int, length: int, vocab: int = 300, seed: int = 0) -> torch.Tensor:
     """START, tokens, END, END…: captions of all lengths from none to full."""
     torch.manual_seed(seed)
     ids = torch.randint(0, vocab - 2, (batch, length))
@@ -376,9 +371,7 @@ def test_later_tokens_never_reach_earlier_states(depth):
 def test_causal_mask():
     mask = causal_mask(4)
     assert mask.equal(
-        torch.tensor(
-            [[0.0 if j <= i else -torch.inf for j in range(4)] for i in range(4)]
-        )
+        torch.tensor([[0.0 if j <= i else -torch.inf for j in range(4)] for i in range(4)])
     )
 
 
@@ -398,3 +391,88 @@ def test_bag_of_words_has_no_order():
 def test_end_positions_finds_the_first():
     ids = torch.tensor([[7, 9, 9, 9], [7, 1, 2, 9], [7, 3, 9, 1]])
     assert end_positions(ids, 9).tolist() == [1, 3, 2]
+
+
+def one_at_a_time(symbols, ranks):
+    """The loop that one reads first."""
+    while known := [pair for pair in itertools.pairwise(symbols) if pair in ranks]:
+        symbols = merge(symbols, min(known, key=ranks.get))
+    return list(symbols)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_heap_merges_as_the_loop_does(seed):
+    """For ranks in any order too, where a symbol can come about in several ways."""
+    rng = random.Random(seed)
+    for _ in range(50):
+        symbols, pairs = ["a", "b", "c"], []
+        for _ in range(rng.randint(1, 12)):
+            pair = rng.choice(symbols), rng.choice(symbols)
+            pairs += [pair] * (pair not in pairs)
+            symbols.append("".join(pair))
+        rng.shuffle(pairs)
+        ranks = {pair: rank for rank, pair in enumerate(pairs)}
+        word = tuple(rng.choices("abc", k=rng.randint(0, 14)))
+        assert merge_by_rank(word, ranks) == one_at_a_time(word, ranks), (word, pairs)
+
+
+def test_long_words_have_the_ids_of_the_loop(tokenizer):
+    for word in ("a" * 300, "na" * 99, "微笑的猫" * 40, "smiling" * 30):
+        symbols = one_at_a_time(word_symbols(word), tokenizer.ranks)
+        assert tokenizer.encode(word) == [tokenizer.ids[symbol] for symbol in symbols]
+
+
+def counted(monkeypatch, name: str) -> list:
+    """The arguments of every call of a function of the module."""
+    calls, real = [], getattr(text_encoders, name)
+    monkeypatch.setattr(text_encoders, name, lambda *a: calls.append(a) or real(*a))
+    return calls
+
+
+@pytest.mark.parametrize("word", ["{}", "{} "], ids=["one word", "many words"])
+def test_what_is_ten_times_as_long_takes_little_more_than_ten_times(word, tokenizer):
+    """A loop over the whole word for every merge would take a hundred times."""
+
+    def seconds(count: int) -> float:
+        text = "".join(
+            word.format(x) for x in random.Random(0).choices(string.ascii_lowercase, k=count)
+        )
+        began = time.process_time()
+        tokenizer.encode(text)
+        return time.process_time() - began
+
+    few = min(seconds(2_000) for _ in range(3))
+    assert min(seconds(20_000) for _ in range(3)) < 35 * few
+
+
+def test_what_does_not_fit_the_context_is_not_merged(tokenizer, monkeypatch):
+    calls = counted(monkeypatch, "word_symbols")
+    texts = [" ".join(random.Random(0).choices(["fox", "panda", "ΟΔΟΣ", "12"], k=20_000))]
+    assert tokenizer(texts).tolist() == [
+        [tokenizer.start, *tokenizer.encode(texts[0])[: tokenizer.context - 2], tokenizer.end]
+    ]
+    fresh = Tokenizer(tokenizer.merges)
+    seen = counted(monkeypatch, "character_class")
+    fresh(texts)
+    assert len(calls) < 100 and len(seen) < 1000
+
+
+def test_a_tokenizer_remembers_no_more_than_so_many_words(tokenizer, monkeypatch):
+    monkeypatch.setattr(text_encoders, "CACHE", 100)
+    fresh = Tokenizer(tokenizer.merges)
+    for number in range(1000):
+        word = "".join(chr(97 + number // 26**place % 26) for place in range(3))
+        assert fresh.encode(f"{word} {START}") == tokenizer.encode(word) + [fresh.start]
+        assert len(fresh.cache) <= 110
+    fresh.encode("a" * 10_000)
+    assert max(map(len, fresh.cache)) < 20  # long words are not kept
+
+
+def test_many_rows_are_encoded_in_parts(monkeypatch):
+    ours, ids = tower(), padded_ids(50, 20)
+    whole = encode_by_length(ours, ids)
+    monkeypatch.setattr(text_encoders, "GROUP", 8)
+    rows = []
+    ours.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    assert torch.allclose(encode_by_length(ours, ids), whole, atol=1e-5)
+    assert sum(rows) == 50 and max(rows) <= 8

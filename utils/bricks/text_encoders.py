@@ -5,15 +5,18 @@ Built by `make build` from lessons/02_text_encoders.py: edit them there.
 
 import collections
 import functools
+import heapq
 import itertools
+import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from utils.bricks.attention import Block, state_at
+from utils.given import takes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -39,11 +42,11 @@ def character_class(character: str) -> str:
     return {"L": "letter", "N": "number"}.get(category, "other")
 
 
-def split_plain(text: str) -> list[str]:
-    """`split_words` for a text in which START and END are nothing special."""
+def plain_words(text: str) -> Iterator[str]:
+    """`each_word` of a text in which START and END are nothing special."""
     # letter by letter, because str.lower() writes a last Σ in another way
     text = "".join(c.lower() for c in unicodedata.normalize("NFC", text))
-    words, i = [], 0
+    i = 0
     while i < len(text):
         special = (START, END, *CONTRACTIONS)  # a START here was once in capitals
         fixed = next((word for word in special if text.startswith(word, i)), "")
@@ -52,23 +55,25 @@ def split_plain(text: str) -> list[str]:
             while j < len(text) and character_class(text[j]) == first:
                 j += 1
         if fixed in (START, END):
-            words += [fixed[:2], fixed[2:-2], fixed[-2:]]
+            yield from (fixed[:2], fixed[2:-2], fixed[-2:])
         elif first != "space":
-            words.append(text[i:j])
+            yield text[i:j]
         i = j
-    return words
 
 
-def split_words(text: str) -> list[str]:
+def each_word(text: str) -> Iterator[str]:
     """Text → lower-case words, single digits and runs of other signs; spaces fall away.
 
     The pattern of CLIP's tokenizer, written out; START and END, spelt so, stay whole.
     Radford et al. 2021, sec. 2.4.
     """
-    words = []
     for part in re.split(f"({re.escape(START)}|{re.escape(END)})", text):
-        words += [part] if part in (START, END) else split_plain(part)
-    return words
+        yield from [part] if part in (START, END) else plain_words(part)
+
+
+def split_words(text: str) -> list[str]:
+    """All of `each_word`."""
+    return list(each_word(text))
 
 
 Pair = tuple[str, str]
@@ -121,6 +126,39 @@ def learn_merges(texts: Iterable[str], count: int) -> list[Pair]:
     return merges
 
 
+def merge_by_rank(symbols: Iterable[str], ranks: dict[Pair, int]) -> list[str]:
+    """Merge the pairs of the lowest rank, from the left, until no pair has a rank.
+
+    A heap holds (rank, place); before and after say who is next to whom by now. So n
+    symbols take about n·log n steps.
+    """
+    symbols = [*symbols, ""]  # "" has no rank: it stands for the end and what is gone
+    size = len(symbols) - 1
+    before, after = [*range(-1, size)], [*range(1, size + 1), size]
+    pairs = enumerate(itertools.pairwise(symbols))
+    heap = [(ranks[pair], i) for i, pair in pairs if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        rank, changed = heap[0][0], []
+        while heap and heap[0][0] == rank:  # all of this rank, the leftmost first
+            i = heapq.heappop(heap)[1]
+            j = after[i]
+            if ranks.get((symbols[i], symbols[j])) == rank:  # not merged meanwhile
+                symbols[i], symbols[j] = symbols[i] + symbols[j], ""
+                after[i] = after[j]
+                before[after[j]] = i
+                changed += [before[i], i]
+        for i in changed:
+            pair = symbols[i], symbols[after[i]]
+            if pair in ranks:
+                heapq.heappush(heap, (ranks[pair], i))
+    return [symbol for symbol in symbols if symbol]
+
+
+LONG = 50  # letters; shorter words are read as often as the plain loop likes
+CACHE = 20_000  # words that a tokenizer remembers
+
+
 class Tokenizer:
     """Byte-level BPE with CLIP's vocabulary layout: any Unicode text, no unknown token.
 
@@ -137,7 +175,8 @@ class Tokenizer:
         self.ranks = {pair: i for i, pair in enumerate(self.merges)}
         self.start, self.end = self.ids[START], self.ids[END]
         self.context = context
-        self.cache = {START: [self.start], END: [self.end]}
+        self.special = {START: [self.start], END: [self.end]}
+        self.cache = dict(self.special)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -154,9 +193,21 @@ class Tokenizer:
             self.cache[word] = [self.ids[symbol] for symbol in symbols]
         return self.cache[word]
 
+    def stream(self, text: str) -> Iterator[int]:
+        """The ids of a text, word by word, as far as someone asks."""
+        if len(self.cache) > CACHE:
+            self.cache = dict(self.special)
+        for word in each_word(text):
+            if len(word) > LONG:
+                symbols = merge_by_rank(word_symbols(word), self.ranks)
+                yield from (self.ids[symbol] for symbol in symbols)
+            else:
+                yield from self.encode_word(word)
+
+    @takes(text="text")
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without START and END and without a limit."""
-        return [i for word in split_words(text) for i in self.encode_word(word)]
+        return list(self.stream(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, without special tokens; one space after each word."""
@@ -170,10 +221,15 @@ class Tokenizer:
         """How many tokens of a text do not fit the context (0 when all do)."""
         return max(0, len(self.encode(text)) + 2 - self.context)
 
+    def first(self, text: str, count: int) -> list[int]:
+        """At most `count` ids of a text; what comes after them costs nothing."""
+        return list(itertools.islice(self.stream(text), count))
+
+    @takes(prompts="texts")
     def __call__(self, prompts: list[str]) -> Tensor:
         """Prompts → ids (B, L), L ≤ context: START, text, END, then END as padding."""
         room = self.context - 2
-        rows = [[self.start, *self.encode(p)[:room], self.end] for p in prompts]
+        rows = [[self.start, *self.first(p, room), self.end] for p in prompts]
         length = max(map(len, rows), default=2)
         return torch.tensor(
             [row + [self.end] * (length - len(row)) for row in rows], dtype=torch.long
@@ -264,14 +320,19 @@ class TextTransformer(nn.Module):
         return self.norm(state_at(self.blocks, self.embed(ids), ends, mask))
 
 
+GROUP = 512  # rows
+
+
 def encode_by_length(tower: nn.Module, ids: Tensor) -> Tensor:
     """What `tower(ids)` returns, with less padding: (B, L) → (B, width).
 
     Rows are sorted by length and encoded in up to four groups, of 16 rows or more:
-    smaller ones cost more than their padding.
+    smaller ones cost more than their padding. None has more than GROUP rows, so that
+    memory does not grow with the number of prompts.
     """
     ends = end_positions(ids, tower.end)
     order = ends.argsort()
-    groups = order.chunk(max(1, min(4, len(ids) // 16)))
+    count = max(1, min(4, len(ids) // 16), math.ceil(len(ids) / GROUP))
+    groups = order.chunk(count)
     vectors = [tower(ids[rows, : int(ends[rows[-1]]) + 1]) for rows in groups]
     return torch.cat(vectors)[order.argsort()]  # back in the order given
