@@ -169,6 +169,7 @@ from utils.bricks.text_encoders import (
     encode_by_length,
 )
 from utils.doors import hub, transformers
+from utils.given import takes
 
 # %% [markdown]
 # With unit vectors $x_i$ of pictures, $y_i$ of captions and the scale $s = e^t$, the
@@ -314,24 +315,37 @@ print(f"constant vectors: {start:.2f}")
 #
 # What goes in first: pictures of any size become squares of `size` pixels and are
 # normalised, with CLIP's own mean and deviation, so that its weights fit later.
+#
+# `@takes` stands above a function that people call. It turns what they may have typed,
+# such as a list, a NumPy array or a picture of PIL, into the tensor that is meant, or
+# says in one sentence what is wrong with it.
 
 # %% tags=["brick", "blank"]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def without_ends(pictures: Tensor, times: int = 4) -> Tensor:
+    """Cut both ends of a longer side off, down to `times` the shorter one.
+
+    A centre crop drops them anyway; before it, a line of 30,000×1 pixels would have to
+    become one of 1,920,000×64.
+    """
+    longest = times * min(pictures.shape[2:])
+    rows, columns = (max(0, (side - longest) // 2) for side in pictures.shape[2:])
+    return F.pad(pictures, (-columns, -columns, -rows, -rows))
+
+
+@takes(pictures="pictures with noise", size="from 1")
 def preprocess(pictures: Tensor, size: int) -> Tensor:
     """Pictures of any size → what the image tower sees.
 
     (B, 3, H, W) in [0, 1] → (B, 3, size, size): bicubic resize of the shorter side,
     centre crop, CLIP's mean and deviation. Raises ValueError for another shape.
     """
-    fits = pictures.ndim == 4 and pictures.shape[1] == 3 and 0 not in pictures.shape
-    if not fits or not pictures.is_floating_point():
-        seen = f"{pictures.dtype} {tuple(pictures.shape)}"
-        raise ValueError(f"pictures are float (B, 3, H, W) in [0, 1]; these are {seen}")
-    height, width = pictures.shape[2:]
-    if (height, width) != (size, size):
+    if pictures.shape[2:] != (size, size):
+        pictures = without_ends(pictures)
+        height, width = pictures.shape[2:]
         ratio = size / min(height, width)
         shape = max(size, round(height * ratio)), max(size, round(width * ratio))
         pictures = F.interpolate(pictures, shape, mode="bicubic", antialias=True).clamp(
@@ -389,13 +403,10 @@ class CLIP(nn.Module):
         features = encode_by_length(self.text_tower, ids)
         return F.normalize(self.text_projection(features).float(), dim=-1)
 
+    @takes(prompts="texts")
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Plain strings → unit vectors (B, dim). Raises ValueError for other things."""
-        if isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
-            raise ValueError(
-                "prompts are a list of strings, e.g. ['a picture of a cat']"
-            )
-        if not len(prompts):
+        if not prompts:
             raise ValueError("there are no prompts; give at least one string")
         return self.encode_tokens(self.tokenizer(prompts).to(self.logit_scale.device))
 
@@ -765,9 +776,9 @@ print(f"one matrix: {whole:.1f}; {len(cells)} parts, added up: {in_parts:.1f}")
 # ## Play
 #
 # A similarity matrix of your own: name pictures by their labels, type captions, both
-# separated by semicolons, and move the scale. Each cell gives the probability of its
-# caption among those of the row, and small below it the cosine. **Predict first:** what
-# does a row look like at scale 1, and at 100?
+# separated by semicolons (labels by commas, too), and move the scale. Each cell gives
+# the probability of its caption among those of the row, and small below it the cosine.
+# **Predict first:** what does a row look like at scale 1, and at 100?
 #
 # <details><summary>Answer</summary>
 #
@@ -784,12 +795,7 @@ SHELF = {pairs.table["label_en"][g[0]]: g[0] for g in pairs.concepts}
 def play(wanted, typed, scale):
     """Pictures against captions: the softmax of each row, and the cosines."""
     captions = widgets.prompts(typed, most=6)
-    labels = widgets.prompts(wanted, most=4)
-    missing = [label for label in labels if label not in SHELF]
-    if missing:
-        raise ValueError(
-            f"There is no picture {missing[0]!r} here; try fox or cherries."
-        )
+    labels = widgets.known(widgets.labels(wanted, most=4), SHELF, "picture")
     picked = pairs.pictures[[SHELF[label] for label in labels]].float() / 255
     with torch.no_grad():
         images = clip.encode_image(picked.to(clip.logit_scale.device))
@@ -798,7 +804,9 @@ def play(wanted, typed, scale):
         widgets.thumbnail(picture, 64, label)
         for picture, label in zip(picked, labels, strict=True)
     ]
-    return widgets.matrix(thumbnails, captions, (scale * cosines).softmax(1), cosines)
+    shares = (scale * cosines).softmax(1)
+    table = widgets.matrix(thumbnails, captions, shares, cosines)
+    return table + widgets.hint(captions)
 
 
 widgets.live(
@@ -1070,6 +1078,7 @@ class PairLoss(torch.autograd.Function):
 
 
 # %% tags=["brick"]
+@takes(images="(N, d)", texts="(M, e)", scale="()")
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """CLIP's symmetric loss: picture i belongs to text i, and to no other of the batch.
 

@@ -73,6 +73,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.bricks.clip import CLIP
+from utils.given import takes
 
 # %%
 SHOWN = ["brown heart", "six-thirty", "farmer", "speaker high volume"]
@@ -137,6 +138,7 @@ def is_text(value) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+@takes(labels="labels")
 @torch.no_grad()
 def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> Tensor:
     """One unit vector per label, the mean of its prompts: (C, d).
@@ -145,8 +147,6 @@ def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> T
     disagree would have a shorter vector and lose for that. Radford et al. 2021,
     sec. 3.1.4; openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
-    if not labels or isinstance(labels, str) or not all(map(is_text, labels)):
-        raise ValueError("labels are a list of names, e.g. ['cat', 'dog']")
     templates = [templates] if isinstance(templates, str) else list(templates or [""])
     bad = [t for t in templates if not is_text(t) or t.count("{}") != 1]
     if bad:
@@ -160,6 +160,7 @@ def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> T
 
 
 # %% tags=["brick"]
+@takes(pictures="pictures or uint8", size="from 1")
 @torch.no_grad()
 def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
     """Unit vectors (N, d) of many pictures (N, 3, H, W), uint8 or float, in batches."""
@@ -173,6 +174,7 @@ def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
 
 
 # %% tags=["brick", "blank"]
+@takes(labels="labels")
 @torch.no_grad()
 def classify(
     clip: CLIP, pictures: Tensor, labels: list[str], templates=TEMPLATES["en"]
@@ -187,9 +189,18 @@ def classify(
 
 
 # %% tags=["brick", "blank"]
+def check_classes(name: str, numbers: Tensor, count: int) -> None:
+    """Raise ValueError unless these are numbers of `count` classes, and some."""
+    if not numbers.numel() or not 0 <= numbers.min() <= numbers.max() < count:
+        found = f"{numbers.min()} to {numbers.max()}" if numbers.numel() else "none"
+        raise ValueError(f"{name} are numbers from 0 to {count - 1}; these are {found}")
+
+
+@takes(scores="(N, C)", targets="(N,) int64", k="from 1")
 def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     """Share of rows whose target is among the k highest: (N, C), (N,) → [0, 1]."""
-    best = scores.topk(k, -1).indices  # (N, k)
+    check_classes("targets", targets, scores.shape[-1])
+    best = scores.topk(min(k, scores.shape[-1]), -1).indices  # (N, k)
     return (best == targets.unsqueeze(-1)).any(-1).float().mean().item()
 
 
@@ -523,6 +534,7 @@ print("most new pictures are given an old name:", taken > 0.7)
 
 
 # %% tags=["brick", "blank"]
+@takes(query="(Q, d)", features="(N, d)", labels="(N,) int64", k="from 1")
 def nearest_neighbours(
     query: Tensor, features: Tensor, labels: Tensor, classes: int, k: int = 5
 ) -> Tensor:
@@ -530,12 +542,14 @@ def nearest_neighbours(
 
     Wu et al. 2018, sec. 3.4, without their temperature.
     """
+    check_classes("labels", labels, classes)
     similarity, index = (query @ features.T).topk(min(k, len(features)), -1)  # (Q, k)
     votes = query.new_zeros(len(query), classes)
     return votes.scatter_add_(1, labels[index], similarity)
 
 
 # %% tags=["brick", "blank"]
+@takes(features="(N, d)", labels="(N,) int64", classes="from 1", steps="from 1")
 def linear_probe(
     features: Tensor,
     labels: Tensor,
@@ -548,6 +562,7 @@ def linear_probe(
     features: (N, d); labels: (N,) int64. Full batch, L-BFGS, L2 on the weights.
     Radford et al. 2021, sec. 3.2.
     """
+    check_classes("labels", labels, classes)
     # a column of ones for the bias
     inputs = F.pad(features.detach(), (0, 1), value=1.0)
     weights = inputs.new_zeros(classes, inputs.shape[1], requires_grad=True)
@@ -566,6 +581,7 @@ def linear_probe(
     return weights.detach()
 
 
+@takes(features="(N, d)", weights="(C, d1)")
 def probe_scores(features: Tensor, weights: Tensor) -> Tensor:
     """Scores (N, classes) of a linear probe for features (N, d)."""
     return features @ weights[:, :-1].T + weights[:, -1]
@@ -626,6 +642,7 @@ print(f"more pictures help the probe: {bool(probe[0] < probe[1] < probe[2])}")
 
 
 # %% tags=["brick", "blank"]
+@takes(query="(Q, d)", gallery="(N, d)", k="from 1")
 def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
     """Indices (Q, k) of the gallery vectors closest to each query, best first.
 
@@ -862,8 +879,9 @@ print(f"the shipped CLIP is below 75 %: {results['the shipped CLIP'] < 0.75}")
 # %% [markdown]
 # ## Play: cat or dog
 #
-# Choose a photo, upload one, or paste one. Change the labels. **Predict first:** our
-# CLIP learnt from drawings alone. Will it know a photo of a cat?
+# Choose a photo, upload one, or paste one. Change the labels: semicolons or commas
+# stand between them. **Predict first:** our CLIP learnt from drawings alone. Will it
+# know a photo of a cat?
 #
 # <details><summary>Answer</summary>
 #
@@ -888,7 +906,7 @@ def chosen(name: str) -> torch.Tensor:
 def cat_or_dog(typed: str, name: str, own) -> str:
     """The picture and the probability of each label."""
     picture = chosen(name) if own is None else own
-    labels = widgets.prompts(typed, most=12)
+    labels = widgets.labels(typed, most=12)
     probabilities = classify(clip, picture[None], labels)[0].cpu()
     seen = widgets.thumbnail(picture, 160, "the picture")
     return seen + widgets.bars(labels, probabilities)
@@ -971,7 +989,7 @@ def playground(typed: str, label: str, template: str, scale: float) -> str:
     names = [f"{p} ({c:.2f})" for p, c in zip(prompts, cosines, strict=True)]
     probabilities = (scale * cosines).softmax(0)
     seen = widgets.thumbnail(SHELF[label], 160, label)
-    return seen + widgets.bars(names, probabilities)
+    return seen + widgets.bars(names, probabilities) + widgets.hint(prompts)
 
 
 widgets.live(
@@ -1367,7 +1385,7 @@ load_real = cache(CLIP.from_pretrained)
 def ask_either(typed: str, name: str, which: str) -> str:
     """The probabilities of the labels, from the course's model or the real one."""
     model = clip if which == "ours" else load_real(which)
-    labels, picture = widgets.prompts(typed, most=12), photo(name)
+    labels, picture = widgets.labels(typed, most=12), photo(name)
     probabilities = classify(model, picture[None], labels, ["a photo of a {}."])[0]
     return widgets.thumbnail(picture, 160, name) + widgets.bars(labels, probabilities)
 

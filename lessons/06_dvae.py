@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from utils.bricks.vq_vae import Decoder, Encoder, check_codes, check_pictures
 from utils.bricks.vq_vae import roles as autoencoder_roles
+from utils.given import takes
 
 # %% [markdown]
 # ## A toy: three codes for one pixel
@@ -216,6 +217,7 @@ for tau in (4, 1, 1 / 4, 1 / 16):
 
 
 # %% tags=["brick", "blank"]
+@takes(logits="(..., K)", tau="number")
 def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False) -> Tensor:
     """A relaxed draw from softmax(logits): (..., K) → weights (..., K), their sum is 1.
 
@@ -613,6 +615,7 @@ class DVAE(nn.Module):
         """The codes' vectors, all of length √latent: (codes, latent)."""
         return F.normalize(self.vectors, dim=-1) * self.vectors.shape[1] ** 0.5
 
+    @takes(pictures="pictures")
     def latents(self, pictures: Tensor) -> Tensor:
         """Latents of that length, too: (B, 3, S, S) in [0, 1] → (B, h, w, latent)."""
         check_pictures(pictures, self.factor)
@@ -654,6 +657,7 @@ class DVAE(nn.Module):
         """Pictures (B, 3, S, S) in [0, 1] → the likeliest codes (B, h, w)."""
         return self.logits(pictures).argmax(-1)
 
+    @takes(codes="(B, h, w) int64")
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) → pictures (B, 3, factor·h, factor·w) in [0, 1].

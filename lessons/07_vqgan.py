@@ -43,6 +43,7 @@ from utils.bricks.attention import Block
 from utils.bricks.clip import CLIP, MEAN, STD
 from utils.bricks.text_encoders import causal_mask
 from utils.bricks.vq_vae import check_pictures
+from utils.given import takes
 
 # %% [markdown]
 # ## A toy you can check by hand
@@ -233,6 +234,7 @@ class PerceptualDistance(nn.Module):
         # a parent's train() reaches its children: BatchNorm would learn from batches
         return super().train(False)
 
+    @takes(pictures="pictures with noise")
     def features(self, pictures: Tensor) -> list[Tensor]:
         """Unit vectors along the channels of every stage's map: [(B, C, h, w), …]."""
         check_pictures(pictures, 4)
@@ -1076,6 +1078,7 @@ print(f"the writer saves at least one bit more: {held[STEPS] < by_frequency - 1}
 # where it is not (Holtzman et al. 2020).
 
 # %% tags=["brick"]
+@takes(logits="(..., K)", k="whole")
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """The k largest of each row; −inf in place of the others. (..., K) → (..., K).
 
@@ -1090,6 +1093,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 # %% tags=["brick", "blank"]
+@takes(logits="(..., K)", p="number")
 def keep_nucleus(logits: Tensor, p: float) -> Tensor:
     """The fewest of each row whose chances reach p; −inf in place of the others.
 
@@ -1126,6 +1130,8 @@ for name, logits in {
 # in the batch.
 
 # %% tags=["brick", "blank"]
+@takes(logits="(B, K)", noise="(B,)", temperature="number")
+@takes(top_k="whole", top_p="finite")
 def choose(
     logits: Tensor,
     noise: Tensor,

@@ -47,6 +47,7 @@ from utils.bricks.text_encoders import Tokenizer
 from utils.bricks.vq_vae import VQVAE
 from utils.bricks.vqgan import choose
 from utils.bricks.zero_shot import class_vectors, image_vectors
+from utils.given import takes
 
 # %% [markdown]
 # ## A toy you can check by hand
@@ -444,6 +445,7 @@ class DALLE(nn.Module):
 
     # ------------------------------------------------------------ the stream
 
+    @takes(prompts="texts")
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Prompts → ids with pads, (B, text); what does not fit is cut."""
         rows = [self.tokenizer.encode(prompt) for prompt in prompts]
@@ -490,6 +492,7 @@ class DALLE(nn.Module):
 
     # ------------------------------------------------------------ pictures
 
+    @takes(prompts="texts", seed="seeds", guidance="finite", temperature="number")
     @torch.no_grad()
     def stream(
         self,
@@ -540,6 +543,7 @@ class DALLE(nn.Module):
         *_, codes = self.stream(prompts, **how)
         return codes.view(-1, self.side, self.side)
 
+    @takes(prompts="texts", seed="seeds", guidance="finite")
     def generate(
         self,
         prompts: Sequence[str],
@@ -557,21 +561,20 @@ class DALLE(nn.Module):
         return self.quantiser.decode(codes)
 
 
+@takes(prompts="texts")
 def check_prompts(prompts: Sequence[str]) -> list[str]:
     """The prompts as a list; ValueError unless each is a string that says something."""
-    several = isinstance(prompts, list | tuple)
-    if not several or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError("prompts are a list of strings, e.g. ['a red heart']")
     empty = [place for place, prompt in enumerate(prompts) if not prompt.strip()]
     if empty or not len(prompts):
         what = f"prompt {empty[0]} is empty" if empty else "there are no prompts"
         raise ValueError(f"{what}; say what to draw, e.g. 'a red heart'")
-    return list(prompts)
+    return prompts
 
 
+@takes(seed="seeds")
 def each_seed(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed for each prompt; ValueError if there are more or fewer."""
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = [seed] * count if isinstance(seed, int) else seed
     if len(seeds) != count:
         raise ValueError(
             f"there are {count} prompts and {len(seeds)} seeds; "
@@ -848,6 +851,7 @@ plots.show(fig, "The loss falls; the judge finds more and more of the samples, a
 # the card's last figures are of 400, at 0.9 (below).
 
 # %% tags=["brick"]
+@takes(labels="labels", pool="texts", among="from 1", seed="whole")
 @torch.no_grad()
 def found_among(
     judge: CLIP,
@@ -977,6 +981,7 @@ print("guidance helps:", by_scale["s = 2"] > by_scale["s = 1"])
 # *always* be better.
 
 # %% tags=["brick"]
+@takes(prompt="text")
 @torch.no_grad()
 def rerank(guide: CLIP, pictures: Tensor, prompt: str) -> Tensor:
     """Numbers of pictures (N, 3, H, W), the one that fits the prompt best first: (N,).
@@ -1036,6 +1041,7 @@ plots.grid(
 # We count the codes that the two share.
 
 # %% tags=["brick"]
+@takes(codes="(B, L) int64", known="(N, L) int64")
 def nearest_codes(codes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """The share of codes that each grid has in common with its nearest known one.
 
@@ -1195,6 +1201,7 @@ def shown(codes: Tensor) -> Tensor:
 
 def frames(prompt, seed, temperature, guidance, count):
     how = {"seed": range(seed, seed + count), "temperature": temperature}
+    (prompt,) = widgets.prompts(prompt, most=1)
     for codes in shipped.stream([prompt] * count, guidance=guidance, **how):
         if codes.shape[1] % 2 == 0:
             pictures = shown(codes)

@@ -45,6 +45,7 @@ from utils.bricks.clip import CLIP
 from utils.bricks.dalle import check_prompts, each_seed
 from utils.bricks.vq_vae import VQVAE, nearest_code
 from utils.bricks.zero_shot import class_vectors
+from utils.given import takes
 
 # %% [markdown]
 # Three networks, all shipped and all frozen: the decoder and codes of lesson 07, and
@@ -405,6 +406,7 @@ print("values stay near [0, 1]:", bool(seen[0].min() > -0.6 and seen[0].max() < 
 
 
 # %% tags=["brick", "blank"]
+@takes(prompt="text")
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     """A prompt's parts: "a sun | a face:-0.5" → [("a sun", 1), ("a face", -0.5)].
 
@@ -503,7 +505,8 @@ def starting_pictures(start: Tensor, count: int, side: int) -> Tensor:
         raise ValueError(f"start is {start.dtype} {shape}; {remedy}")
     if len(start) not in (1, count):
         raise ValueError(
-            f"there are {count} prompts and {len(start)} pictures to start from"
+            f"there are {count} prompts and {len(start)} pictures to start from; "
+            "give one picture, or one for each prompt"
         )
     if not (start.isfinite().all() and start.min() >= 0 and start.max() <= 1):
         raise ValueError(f"start holds values outside of [0, 1]; {remedy}")
@@ -548,6 +551,8 @@ print("z of a code is never moved by the clamp:",
 
 
 # %% tags=["brick"]
+@takes(prompts="texts", seed="seeds", steps="from 1", start="a picture")
+@takes(pull="finite", lr="finite")
 def optimise(
     prompts: Sequence[str],
     *,
@@ -569,8 +574,6 @@ def optimise(
     Raises ValueError in one sentence. Crowson et al. 2022, sec. 3.
     """
     prompts, seeds = check_prompts(prompts), each_seed(seed, len(prompts))
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; take a whole number from 1 on")
     guide = guide or checkpoints.load("clip_resnet")
     vqgan = vqgan or checkpoints.load("vqgan")
     guide.eval(), vqgan.eval()  # BatchNorm must not learn from batches of cut-outs
@@ -919,6 +922,7 @@ print("blue is least red:", blue < not_red - 0.1)
 
 
 # %% tags=["brick"]
+@takes(pictures="pictures", prompt="text")
 @torch.no_grad()
 def score(guide: CLIP, pictures: Tensor, prompt: str) -> Tensor:
     """How well pictures (B, 3, S, S) fit a prompt in the guide's eyes: (B,).
@@ -939,7 +943,7 @@ beginnings |= dict(zip(FROM, origin, strict=True))
 
 
 def frames(prompt, seed, steps, cuts, begin, pull):
-    start = beginnings[begin]
+    (prompt,), start = widgets.prompts(prompt, most=1), beginnings[begin]
     how = {"seed": seed, "steps": steps, "cuts": cuts, "start": start, "pull": pull}
     for pictures in optimise([prompt], guide=guide, vqgan=vqgan, **how):
         yield pictures, score(guide, pictures, prompt)

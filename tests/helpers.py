@@ -12,7 +12,8 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 # what to do, or what would be right
 REMEDY = re.compile(
     r"[;,:] (add|check|choose|connect|delete|fetch|give|make|move|restore|run|save|scale|shorten|"
-    r"type|unset|use|write) |, e\.g\. |has exactly one |(are|is) (float|uint8) "
+    r"take|type|unset|use|write) |, e\.g\. |has exactly one |(are|is) (float|int64|uint8) |"
+    r"numbers from 0 to |; it must |(scale them|resize) "
 )
 
 

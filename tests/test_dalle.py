@@ -553,7 +553,7 @@ def test_drawing_needs_no_gradient_and_leaves_the_random_numbers_alone():
         (None, "prompts are a list of strings"),
         ([b"red"], "prompts are a list of strings"),
         (["red", None], "prompts are a list of strings"),
-        ((x for x in ["red"]), "prompts are a list of strings"),
+        ({"red"}, "prompts are a list of strings"),
         ([], "there are no prompts"),
         ([""], "prompt 0 is empty"),
         (["red", " \n"], "prompt 1 is empty"),

@@ -177,6 +177,8 @@ def test_nobody_waits_for_a_pipe(pipe, monkeypatch):
     (folder / "metadata.jsonl").rename(folder / "unseen.parquet")
     monkeypatch.setattr(data, "EMOJI", folder)
     assert refusal(data.load_emoji, "unseen").startswith("unseen.parquet is no file; restore ")
+    (folder / "unseen.parquet").rename(folder / "clip.json")
+    assert refusal(checkpoints.card, "clip", folder).startswith("The card clip.json is no file; ")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs an endless file")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from utils import device as devices
+from utils import files
 from utils.paths import CHECKPOINTS
 from utils.tensors import CheckpointError, fill, own_state, read, sha256, write, write_text
 
@@ -71,9 +72,9 @@ def card(name: str, folder: Path = CHECKPOINTS) -> dict:
     """The JSON card of a checkpoint. Raises CheckpointError."""
     remedy = f"restore assets/checkpoints or run `python -m tools.pretrain {name}`"
     try:
-        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise CheckpointError(f"The card {name}.json is missing; {remedy}.") from None
+        found = json.loads(files.read_text(folder / f"{name}.json"))
+    except files.Unreadable as reason:
+        raise CheckpointError(f"The card {name}.json {reason}; {remedy}.") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"The card {name}.json is not JSON; {remedy}.") from None
     if not isinstance(found, dict):

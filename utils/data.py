@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils import device as devices
-from utils import files
+from utils import files, given
 from utils.paths import EMOJI
 from utils.pictures import PictureError, read, to_pil
 
@@ -92,14 +92,33 @@ class Pairs:
 
     def where(self, **values) -> "Pairs":
         """The pairs whose columns have these values, e.g. `where(style="noto")`."""
+        for name in values.keys() - self.table:
+            raise ValueError(f"there is no column {name!r}; choose from {', '.join(self.table)}")
         keep = [
             i for i in range(len(self)) if all(self.table[k][i] == v for k, v in values.items())
         ]
         return self.take(keep)
 
-    def take(self, indices: list[int]) -> "Pairs":
+    def take(self, indices) -> "Pairs":
+        """The pairs of these row numbers, or where a mask of as many truth values is true."""
+        indices = self.rows(indices)
         table = {name: [column[i] for i in indices] for name, column in self.table.items()}
         return Pairs(self.pictures[torch.as_tensor(indices, dtype=torch.long)], table)
+
+    def rows(self, indices) -> list[int]:
+        """Row numbers or a mask as a list of row numbers. Raises ValueError."""
+        indices = given.several(indices) if not isinstance(indices, Tensor) else indices.tolist()
+        n = len(self)
+        if isinstance(indices, list) and indices and all(map(given.is_truth, indices)):
+            if len(indices) != n:
+                raise ValueError(f"the mask has {len(indices)} values; give one for each of {n}")
+            return [i for i, chosen in enumerate(indices) if chosen]
+        if not isinstance(indices, list):
+            raise ValueError("rows are no list; give a list of whole numbers")
+        found = [given.whole("a row", i) for i in indices]
+        if found and not -n <= min(found) <= max(found) < n:
+            raise ValueError(f"rows are {min(found)} to {max(found)}; choose from 0 to {n - 1}")
+        return found
 
     @cached_property
     def concepts(self) -> list[list[int]]:
@@ -175,6 +194,7 @@ def with_article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
+@given.takes(count="from 0", seed="whole")
 def set_aside(pairs: Pairs, count: int = 200, seed: int = 0) -> tuple[Pairs, Pairs]:
     """(what is kept, `count` pairs set aside): a concept in a style that is never shown.
 
@@ -316,6 +336,7 @@ def _fit(picture: Tensor) -> np.ndarray:
     return np.asarray(page)
 
 
+@given.takes(pictures="pictures")
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Small random changes that keep a picture's meaning: no flips (arrows, letters).
 
@@ -355,11 +376,14 @@ def draw(pairs: Pairs, size: int, rng: random.Random) -> list[int]:
     So no caption of the batch fits two of its pictures.
     """
     groups = pairs.concepts
+    if not groups:
+        raise ValueError("there are no pairs to draw from; choose others")
     chosen = rng.sample(groups, min(size, len(groups)))
     chosen += rng.choices(groups, k=size - len(chosen))
     return [rng.choice(group) for group in chosen]
 
 
+@given.takes(size="from 1", seed="whole", step="whole")
 def batch(
     pairs: Pairs, size: int, seed: int, step: int, device=None, languages=LANGUAGES
 ) -> tuple[Tensor, list[str]]:
@@ -368,6 +392,9 @@ def batch(
     Returns (B, 3, S, S) in [0, 1] and B strings. A batch depends on (seed, step) alone: a
     run that resumes needs no sampler state.
     """
+    languages = [languages] if isinstance(languages, str) else list(languages)
+    if not languages or any(language not in LANGUAGES for language in languages):
+        raise ValueError(f"languages are {languages!r:.60}; choose from {', '.join(LANGUAGES)}")
     rng = random.Random(f"{seed}/{step}")
     rows = draw(pairs, size, rng)
     captions = [pairs.caption(i, rng, languages) for i in rows]

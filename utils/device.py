@@ -16,6 +16,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from utils.given import whole
 from utils.machine import cores
 
 GIGABYTE = 1 << 30
@@ -157,13 +158,13 @@ def keep_threads(number: int) -> None:
 
 def seed(value: int) -> torch.Generator:
     """Seed torch's global generator (layer initialisation) and return a new one for draws."""
-    torch.manual_seed(value)
+    torch.manual_seed(whole("the seed", value) % 2**63)
     return generator(value)
 
 
 def generator(value: int, step: int = 0) -> torch.Generator:
     """A CPU generator for one step of one seeded run: the same pair, the same numbers."""
-    return torch.Generator().manual_seed((value * 1_000_003 + step) % 2**63)
+    return torch.Generator().manual_seed((whole("the seed", value) * 1_000_003 + step) % 2**63)
 
 
 def half_precision(device: torch.device):

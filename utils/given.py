@@ -245,6 +245,7 @@ KINDS: dict[str, Callable] = {
     "number": number,
     "finite": functools.partial(number, nan=False),
     "whole": whole,
+    "from 0": functools.partial(whole, least=0),
     "from 1": functools.partial(whole, least=1),
     "seeds": seeds,
 }

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.given import takes
+
 
 class ConvBlock(nn.Module):
     """x + two 3×3 convolutions of x, each after GroupNorm and SiLU: the same shape.
@@ -86,6 +88,7 @@ class Decoder(nn.Module):
         return self.layers(x)
 
 
+@takes(pictures="(B, 3, H, W)", reconstructions="(B, 3, H, W)")
 def psnr(pictures: Tensor, reconstructions: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each picture in dB: (B, 3, H, W) twice → (B,).
 
@@ -185,6 +188,7 @@ class VQVAE(nn.Module):
         self.codebook = Codebook(codes, latent)
         self.decoder = Decoder(factor, width, latent)
 
+    @takes(pictures="pictures")
     def latents(self, pictures: Tensor) -> Tensor:
         """Latents before the lookup, (B, 3, S, S) in [0, 1] → (B, h, w, latent)."""
         check_pictures(pictures, self.factor)
@@ -205,6 +209,7 @@ class VQVAE(nn.Module):
         """Pictures (B, 3, S, S) in [0, 1] → codes (B, h, w)."""
         return nearest_code(self.latents(pictures), self.codebook.vectors)
 
+    @takes(codes="(B, h, w) int64")
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) → pictures (B, 3, factor·h, factor·w) in [0, 1].
@@ -217,20 +222,16 @@ class VQVAE(nn.Module):
 
 def check_codes(codes: Tensor, count: int) -> None:
     """Raise ValueError unless these are codes of a codebook with `count` vectors."""
-    if codes.ndim != 3 or codes.dtype != torch.long:
-        seen = f"{codes.dtype} {tuple(codes.shape)}"
-        raise ValueError(f"codes are int64 (B, h, w); these are {seen}")
     if codes.numel() and not 0 <= codes.min() <= codes.max() < count:
         bad = codes.min() if codes.min() < 0 else codes.max()
-        raise ValueError(f"code {bad} is not in the codebook of {count}")
+        raise ValueError(
+            f"code {bad} is not in the codebook of {count}; "
+            f"choose from 0 to {count - 1}"
+        )
 
 
 def check_pictures(pictures: Tensor, factor: int) -> None:
-    """Raise ValueError unless these are pictures whose sides `factor` divides."""
-    fits = pictures.ndim == 4 and pictures.shape[1] == 3 and 0 not in pictures.shape
-    if not fits or not pictures.is_floating_point():
-        seen = f"{pictures.dtype} {tuple(pictures.shape)}"
-        raise ValueError(f"pictures are float (B, 3, H, W) in [0, 1]; these are {seen}")
+    """Raise ValueError unless `factor` divides both sides of these pictures."""
     if pictures.shape[2] % factor or pictures.shape[3] % factor:
         size = "×".join(map(str, pictures.shape[2:]))
         raise ValueError(f"a side of {size} is no multiple of {factor}; resize first")

@@ -14,6 +14,7 @@ from utils.bricks.attention import Block
 from utils.bricks.clip import CLIP, MEAN, STD
 from utils.bricks.text_encoders import causal_mask
 from utils.bricks.vq_vae import check_pictures
+from utils.given import takes
 
 
 class PerceptualDistance(nn.Module):
@@ -37,6 +38,7 @@ class PerceptualDistance(nn.Module):
         # a parent's train() reaches its children: BatchNorm would learn from batches
         return super().train(False)
 
+    @takes(pictures="pictures with noise")
     def features(self, pictures: Tensor) -> list[Tensor]:
         """Unit vectors along the channels of every stage's map: [(B, C, h, w), …]."""
         check_pictures(pictures, 4)
@@ -191,6 +193,7 @@ def next_code_loss(
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
 
+@takes(logits="(..., K)", k="whole")
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """The k largest of each row; −inf in place of the others. (..., K) → (..., K).
 
@@ -204,6 +207,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     )
 
 
+@takes(logits="(..., K)", p="number")
 def keep_nucleus(logits: Tensor, p: float) -> Tensor:
     """The fewest of each row whose chances reach p; −inf in place of the others.
 
@@ -219,6 +223,8 @@ def keep_nucleus(logits: Tensor, p: float) -> Tensor:
     return torch.empty_like(logits).scatter(-1, ordered.indices, kept)
 
 
+@takes(logits="(B, K)", noise="(B,)", temperature="number")
+@takes(top_k="whole", top_p="finite")
 def choose(
     logits: Tensor,
     noise: Tensor,

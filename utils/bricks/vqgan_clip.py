@@ -15,6 +15,7 @@ from utils.bricks.clip import CLIP
 from utils.bricks.dalle import check_prompts, each_seed
 from utils.bricks.vq_vae import VQVAE, nearest_code
 from utils.bricks.zero_shot import class_vectors
+from utils.given import takes
 
 
 def quantised(z: Tensor, codebook: Tensor) -> Tensor:
@@ -102,6 +103,7 @@ def views(
     return cutouts(picture, boxes, out, draws[:, 3] < 0.5) + strength * grains
 
 
+@takes(prompt="text")
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     """A prompt's parts: "a sun | a face:-0.5" → [("a sun", 1), ("a face", -0.5)].
 
@@ -169,7 +171,8 @@ def starting_pictures(start: Tensor, count: int, side: int) -> Tensor:
         raise ValueError(f"start is {start.dtype} {shape}; {remedy}")
     if len(start) not in (1, count):
         raise ValueError(
-            f"there are {count} prompts and {len(start)} pictures to start from"
+            f"there are {count} prompts and {len(start)} pictures to start from; "
+            "give one picture, or one for each prompt"
         )
     if not (start.isfinite().all() and start.min() >= 0 and start.max() <= 1):
         raise ValueError(f"start holds values outside of [0, 1]; {remedy}")
@@ -184,6 +187,8 @@ def starting_pictures(start: Tensor, count: int, side: int) -> Tensor:
     return F.pad(small.clamp(0, 1), edges, value=1.0).expand(count, -1, -1, -1)
 
 
+@takes(prompts="texts", seed="seeds", steps="from 1", start="a picture")
+@takes(pull="finite", lr="finite")
 def optimise(
     prompts: Sequence[str],
     *,
@@ -205,8 +210,6 @@ def optimise(
     Raises ValueError in one sentence. Crowson et al. 2022, sec. 3.
     """
     prompts, seeds = check_prompts(prompts), each_seed(seed, len(prompts))
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; take a whole number from 1 on")
     guide = guide or checkpoints.load("clip_resnet")
     vqgan = vqgan or checkpoints.load("vqgan")
     guide.eval(), vqgan.eval()  # BatchNorm must not learn from batches of cut-outs
@@ -249,6 +252,7 @@ def walk(guide, vqgan, wishes, codes, seeds, steps, pull, lr, how) -> Iterator[T
         yield vqgan.decode(found)
 
 
+@takes(pictures="pictures", prompt="text")
 @torch.no_grad()
 def score(guide: CLIP, pictures: Tensor, prompt: str) -> Tensor:
     """How well pictures (B, 3, S, S) fit a prompt in the guide's eyes: (B,).

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.bricks.clip import CLIP
+from utils.given import takes
 
 TEMPLATES = {
     "en": (
@@ -30,6 +31,7 @@ def is_text(value) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+@takes(labels="labels")
 @torch.no_grad()
 def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> Tensor:
     """One unit vector per label, the mean of its prompts: (C, d).
@@ -38,8 +40,6 @@ def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> T
     disagree would have a shorter vector and lose for that. Radford et al. 2021,
     sec. 3.1.4; openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
-    if not labels or isinstance(labels, str) or not all(map(is_text, labels)):
-        raise ValueError("labels are a list of names, e.g. ['cat', 'dog']")
     templates = [templates] if isinstance(templates, str) else list(templates or [""])
     bad = [t for t in templates if not is_text(t) or t.count("{}") != 1]
     if bad:
@@ -52,6 +52,7 @@ def class_vectors(clip: CLIP, labels: list[str], templates=TEMPLATES["en"]) -> T
     return F.normalize(vectors.mean(0), dim=-1)  # (T, C, d) → (C, d)
 
 
+@takes(pictures="pictures or uint8", size="from 1")
 @torch.no_grad()
 def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
     """Unit vectors (N, d) of many pictures (N, 3, H, W), uint8 or float, in batches."""
@@ -64,6 +65,7 @@ def image_vectors(clip: CLIP, pictures: Tensor, size: int = 256) -> Tensor:
     return torch.cat(parts)
 
 
+@takes(labels="labels")
 @torch.no_grad()
 def classify(
     clip: CLIP, pictures: Tensor, labels: list[str], templates=TEMPLATES["en"]
@@ -77,12 +79,22 @@ def classify(
     return (clip.logit_scale.exp() * logits).softmax(-1)
 
 
+def check_classes(name: str, numbers: Tensor, count: int) -> None:
+    """Raise ValueError unless these are numbers of `count` classes, and some."""
+    if not numbers.numel() or not 0 <= numbers.min() <= numbers.max() < count:
+        found = f"{numbers.min()} to {numbers.max()}" if numbers.numel() else "none"
+        raise ValueError(f"{name} are numbers from 0 to {count - 1}; these are {found}")
+
+
+@takes(scores="(N, C)", targets="(N,) int64", k="from 1")
 def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     """Share of rows whose target is among the k highest: (N, C), (N,) → [0, 1]."""
-    best = scores.topk(k, -1).indices  # (N, k)
+    check_classes("targets", targets, scores.shape[-1])
+    best = scores.topk(min(k, scores.shape[-1]), -1).indices  # (N, k)
     return (best == targets.unsqueeze(-1)).any(-1).float().mean().item()
 
 
+@takes(query="(Q, d)", features="(N, d)", labels="(N,) int64", k="from 1")
 def nearest_neighbours(
     query: Tensor, features: Tensor, labels: Tensor, classes: int, k: int = 5
 ) -> Tensor:
@@ -90,11 +102,13 @@ def nearest_neighbours(
 
     Wu et al. 2018, sec. 3.4, without their temperature.
     """
+    check_classes("labels", labels, classes)
     similarity, index = (query @ features.T).topk(min(k, len(features)), -1)  # (Q, k)
     votes = query.new_zeros(len(query), classes)
     return votes.scatter_add_(1, labels[index], similarity)
 
 
+@takes(features="(N, d)", labels="(N,) int64", classes="from 1", steps="from 1")
 def linear_probe(
     features: Tensor,
     labels: Tensor,
@@ -107,6 +121,7 @@ def linear_probe(
     features: (N, d); labels: (N,) int64. Full batch, L-BFGS, L2 on the weights.
     Radford et al. 2021, sec. 3.2.
     """
+    check_classes("labels", labels, classes)
     # a column of ones for the bias
     inputs = F.pad(features.detach(), (0, 1), value=1.0)
     weights = inputs.new_zeros(classes, inputs.shape[1], requires_grad=True)
@@ -125,11 +140,13 @@ def linear_probe(
     return weights.detach()
 
 
+@takes(features="(N, d)", weights="(C, d1)")
 def probe_scores(features: Tensor, weights: Tensor) -> Tensor:
     """Scores (N, classes) of a linear probe for features (N, d)."""
     return features @ weights[:, :-1].T + weights[:, -1]
 
 
+@takes(query="(Q, d)", gallery="(N, d)", k="from 1")
 def retrieve(query: Tensor, gallery: Tensor, k: int = 8) -> Tensor:
     """Indices (Q, k) of the gallery vectors closest to each query, best first.
 
