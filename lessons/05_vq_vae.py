@@ -206,7 +206,7 @@ class Decoder(nn.Module):
 # An error of 0.1 in every number is 20 dB, of 0.01 is 40 dB. More is better.
 
 # %% tags=["brick", "blank"]
-@takes(pictures="(B, 3, H, W)", reconstructions="(B, 3, H, W)")
+@takes(pictures="(..., H, W)", reconstructions="(..., H, W)")
 def psnr(pictures: Tensor, reconstructions: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each picture in dB: (B, 3, H, W) twice → (B,).
 

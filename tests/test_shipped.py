@@ -128,7 +128,8 @@ def test_a_missing_file_is_named(kind, instead, name, place):
     if instead == "a folder":
         path.mkdir()
     message = refused(name, place)
-    assert f"{path.name} is missing" in message and f"tools.pretrain {name}" in message
+    cause = "is no file" if (kind, instead) == ("json", "a folder") else "is missing"
+    assert f"{path.name} {cause}" in message and f"tools.pretrain {name}" in message
 
 
 TEXTS = ["", "{", '{"sha256": ', "\x00", "[]", "3", '"clip"', "null", "[" * 100_000]

@@ -296,3 +296,11 @@ def test_the_figures_of_the_card_by_hand():
     drawn = model.decode(codes)
     error = (drawn - 128 / 255).square().mean().item()
     assert found["psnr"] == pytest.approx(-10 * math.log10(error), abs=0.01)
+
+
+def test_one_picture_is_compared_with_many():
+    many = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean = many.mean(0)
+    wanted = torch.cat([psnr(one[None], mean[None]) for one in many])
+    torch.testing.assert_close(psnr(many, mean), wanted)
+    torch.testing.assert_close(psnr(many, mean[None]), wanted)

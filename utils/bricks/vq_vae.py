@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         return self.layers(x)
 
 
-@takes(pictures="(B, 3, H, W)", reconstructions="(B, 3, H, W)")
+@takes(pictures="(..., H, W)", reconstructions="(..., H, W)")
 def psnr(pictures: Tensor, reconstructions: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each picture in dB: (B, 3, H, W) twice → (B,).
 
