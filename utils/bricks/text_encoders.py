@@ -272,8 +272,8 @@ def causal_mask(length: int, device=None) -> Tensor:
 class TextTransformer(nn.Module):
     """Ids (B, L) → the vector at the first END (B, width), causal.
 
-    Radford et al. 2021, sec. 2.4. Initialised as OpenAI's CLIP: narrower for the layers
-    that write to the residual path.
+    Radford et al. 2021, sec. 2.4. Weights start as those of OpenAI's CLIP: narrower for
+    the layers that write to the residual path. (Attention's biases start at 0 there.)
     """
 
     def __init__(
