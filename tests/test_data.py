@@ -65,13 +65,32 @@ def test_the_hash_covers_both_files(tmp_path, monkeypatch):
     assert len(seen) == 3
 
 
+TIMED = """
+import io, time
+from utils import data
+began = time.perf_counter()
+data.load_emoji("train")
+print(time.perf_counter() - began)
+
+import numpy as np
+import pyarrow.parquet
+from PIL import Image
+column = pyarrow.parquet.read_table(data.EMOJI / "train.parquet")["image"].to_pylist()
+began = time.perf_counter()
+pictures = [np.asarray(Image.open(io.BytesIO(x["bytes"])).convert("RGB")) for x in column]
+print(time.perf_counter() - began)
+"""
+
+
 @pytest.mark.slow
 def test_loading_takes_less_than_3_seconds():
-    """The first time in a process, with what it has to import."""
-    timed = "import time; from utils.data import load_emoji; began = time.perf_counter()"
-    timed += "; load_emoji('train'); print(time.perf_counter() - began)"
-    command = [sys.executable, "-c", timed]
-    assert min(float(subprocess.check_output(command)) for _ in range(3)) < 3
+    """The first time in a process, with what it has to import.
+
+    On a machine so slow that Pillow alone takes 2 to unpack the pictures: half more than that.
+    """
+    runs = [subprocess.check_output([sys.executable, "-c", TIMED]).split() for _ in range(3)]
+    loading, unpacking = (min(map(float, seconds)) for seconds in zip(*runs, strict=True))
+    assert loading < max(3, 1.5 * unpacking)
 
 
 def test_datasets_reads_the_same_file(splits, tmp_path):
