@@ -538,9 +538,9 @@ for size in sizes:
         means.append(sum(len(smaller.encode(label)) for label in labels) / len(labels))
 
 fig, ax = plots.figure(width=6.5, height=3)
-for language, name, colour in (("en", "English", "text"), ("zh", "Chinese", "shared")):
-    colour = plots.COLOURS[colour]
-    ax.plot(sizes, mean_tokens[language], "o-", color=colour, label=name)
+for language, name, line in (("en", "English", "o-"), ("zh", "Chinese", "o--")):
+    colour = plots.COLOURS["text"]
+    ax.plot(sizes, mean_tokens[language], line, color=colour, label=name)
 ax.legend(frameon=False)
 ax.set(xlabel="merges", ylabel="tokens per label", ylim=0)
 ax.set_title("The first merges save most")

@@ -223,7 +223,7 @@ plots.show(fig, "Full attention is a triangle, rows a band, columns stripes with
            "neighbour, convolutions two thin bands")  # fmt: skip
 
 # %% [markdown]
-# In the grid, for one code that asks (orange) at 8×8:
+# In the grid, for one code that asks (grey) at 8×8:
 
 # %%
 asks = 4 * 8 + 2
