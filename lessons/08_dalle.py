@@ -230,7 +230,7 @@ asks = 4 * 8 + 2
 fig, axes = plots.figure(columns=4, width=10, height=2.6)
 for ax, (kind, mask) in zip(axes, ({"full": full_mask} | MASKS).items(), strict=True):
     seen = mask(8)[asks].float().view(8, 8)
-    seen[4, 2] = -0.5
+    seen[4, 2] = -1
     plots.heatmap(seen, ax, f"{kind}: {int(mask(8)[asks].sum())} codes", limit=1.0)
 plots.show(fig, "Code (4, 2) and whom it sees: everything before, a row that wraps, a "
            "column and one neighbour, a window of 3 × 3")  # fmt: skip
