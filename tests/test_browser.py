@@ -41,6 +41,11 @@ expect.set_options(timeout=MINUTE)
 LESSONS = sorted(path.stem for path in (ROOT / "lessons").glob("[0-9]*.py"))
 WELCOME, PROMPTING = "00_welcome", "04_zero_shot_prompting"
 
+READY = """async () => {
+    await jupyterapp.restored;
+    await jupyterapp.shell.currentWidget.revealed;
+    await jupyterapp.shell.currentWidget.context.ready;
+}"""
 RUN_ALL = """async () => {
     await jupyterapp.restored;
     const panel = jupyterapp.shell.currentWidget;
@@ -243,6 +248,7 @@ def test_a_lesson_shows_as_it_is_shipped(lab, name):
     """Nothing is run: text, stored pictures, and one line where a widget will be."""
     shipped = lab(f"notebooks/{name}")
     with explained(shipped):
+        shipped.page.evaluate(READY)
         # a view whose model is gone would show an error
         assert not any(shipped.page.evaluate(VIEWS))
         stored = shipped.page.evaluate(PICTURES)

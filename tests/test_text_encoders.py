@@ -296,7 +296,9 @@ def test_the_vector_is_the_state_at_the_first_end():
     assert torch.allclose(ours(ids), among_all, atol=1e-5)
     slopes, expected = gradients(ours, ours(ids)), gradients(ours, among_all)
     for name, slope in slopes.items():
-        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-4), name
+        # sums of many terms: what rounds is measured by the largest, whatever cancels
+        most = expected[name].abs().max()
+        assert (slope - expected[name]).abs().max() <= 1e-5 * most, name
 
 
 def test_the_other_activation_is_noticed():
