@@ -6,6 +6,7 @@ What every model is asked, as to go on after a kill, is in test_shipped.py.
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from tests import runs, tiny
 from tests.runs import Run
 from tests.tiny import DIM, RESNET, TRANSFORMER, VIT
 from tools import pretrain
-from utils import checkpoints, tensors
+from utils import checkpoints, tensors, training
 from utils.bricks.clip import CLIP, contrastive_loss
 from utils.data import LANGUAGES, augment, emoji_hash
 from utils.recipes import clip, engine
@@ -183,6 +184,70 @@ def test_a_file_that_is_no_state_is_refused(metadata, begun):
     state = begun / "runs" / "clip" / "state.safetensors"
     tensors.write({"a": torch.ones(1)}, state, metadata)
     refusal(begun)
+
+
+def rewritten(state: Path, change) -> None:
+    """The state after `change(tensors, note)`, with a checksum that is right again."""
+    named, metadata = tensors.read(state)
+    note = json.loads(metadata["note"])
+    change(named, note)
+    text = json.dumps(note)
+    tensors.write(named, state, {"note": text, "sha256": training.digest(named, text)})
+
+
+@pytest.mark.parametrize(
+    "field, values",
+    [
+        ("step", [-3, 0, 10**9, 3, 1.5, "2", None, True]),
+        ("seconds", [-1.0, math.nan, math.inf, "0"]),
+        ("sum", [math.nan, None, [0]]),
+        ("threads", [0, -2, 10**9, 1.0]),
+        ("losses", [None, [1], [[1]], [[1, "a"]], [[1, math.nan]], {"1": 2}]),
+        ("looks", [None, [], {"x": {}}, {"1": []}, {"1": {"a": "b"}}]),
+    ],
+)
+def test_every_field_of_a_state_is_checked(field, values, begun):
+    state = begun / "runs" / "clip" / "state.safetensors"
+    whole = state.read_bytes()
+    for value in values:
+        state.write_bytes(whole)
+        rewritten(state, lambda named, note, value=value: note.update({field: value}))
+        assert "is not a whole state of this model" in refusal(begun), value
+        state.write_bytes(whole)
+        rewritten(state, lambda named, note: note.pop(field))
+        assert "is not a whole state of this model" in refusal(begun)
+
+
+@pytest.mark.parametrize("part", ["model.", "average.", "optimizer0."])
+def test_a_state_without_its_parts_is_refused(part, begun):
+    def lose(named, note):
+        for name in [name for name in named if name.startswith(part)]:
+            del named[name]
+
+    rewritten(begun / "runs" / "clip" / "state.safetensors", lose)
+    assert "is not a whole state of this model" in refusal(begun)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer0.0.0.momentum_buffer", "optimizer0.0.999.momentum_buffer", "other.x"]
+)
+def test_a_state_with_a_tensor_that_belongs_to_nobody_is_refused(name, begun):
+    rewritten(
+        begun / "runs" / "clip" / "state.safetensors",
+        lambda named, note: named.update({name: torch.ones(3, 5)}),
+    )
+    assert "is not a whole state of this model" in refusal(begun)
+
+
+def test_four_kilobytes_of_zeros_in_a_state_are_seen(begun):
+    state = begun / "runs" / "clip" / "state.safetensors"
+    whole = state.read_bytes()
+    for start in range(len(whole) // 2, len(whole) - 4096, len(whole) // 8):
+        damaged = whole[:start] + bytes(4096) + whole[start + 4096 :]
+        if damaged == whole:
+            continue
+        state.write_bytes(damaged)
+        assert "is not a whole state of this model" in refusal(begun)
 
 
 def told(monkeypatch, *words: str) -> str:

@@ -124,6 +124,18 @@ class MuonAdamW:
             for key, value in state.items()
         }
 
+    def refuse(self, tensors: dict[str, Tensor]) -> None:
+        """Raise ValueError unless these are tensors of this optimizer; a part may be missing."""
+        shapes = {
+            f"{p}.{i}": parameter.shape
+            for p, part in enumerate(self.parts)
+            for i, parameter in enumerate(q for g in part.param_groups for q in g["params"])
+        }
+        for name, value in tensors.items():
+            owner, _, key = name.rpartition(".")
+            if value.shape != (() if key == "step" else shapes.get(owner)):
+                raise ValueError(f"{name} of shape {tuple(value.shape)} belongs to no parameter")
+
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         for p, part in enumerate(self.parts):
             whole = part.state_dict()
@@ -328,12 +340,20 @@ def load_state(path: Path, model, optimizers: list, average: Average) -> dict:
         found = parts.get(owner, {})
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in found.items()}:
             raise ValueError(f"{path.name} holds another {owner}")
-    for i, optimizer in enumerate(optimizers):
-        optimizer.load_tensors(parts.get(f"optimizer{i}", {}))
+    kept = [parts.get(f"optimizer{i}", {}) for i in range(len(optimizers))]
+    if unknown := parts.keys() - {*wanted, *(f"optimizer{i}" for i in range(len(optimizers)))}:
+        raise ValueError(f"{path.name} holds the state of an unknown {unknown.pop()}")
+    note = json.loads(text)
+    if note.get("step") and not any(kept):
+        raise ValueError(f"{path.name} lacks the state of its optimizers")
+    for optimizer, state in zip(optimizers, kept, strict=True):
+        optimizer.refuse(state)
+    for optimizer, state in zip(optimizers, kept, strict=True):
+        optimizer.load_tensors(state)
     model.load_state_dict(parts["model"], strict=False)
     for name, value in parts["average"].items():
         average.values[name].copy_(value)
-    return json.loads(text)
+    return note
 
 
 def digest(named: dict[str, Tensor], text: str) -> str:

@@ -6,6 +6,7 @@ now and then, the card, fp16. The models are bricks, their recipes the modules b
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -172,14 +173,38 @@ def cached(
 # ---------------------------------------------------------------- the run
 
 
+def is_note(note: dict, steps: int) -> bool:
+    """Whether every field of a state's note is what a run of so many steps can have written."""
+
+    def number(value) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    def figures(value) -> bool:
+        return all(map(number, value.values()))
+
+    return (
+        type(note["step"]) is int
+        and 0 < note["step"] <= steps
+        and number(note["seconds"])
+        and note["seconds"] >= 0
+        and number(note["sum"])
+        and type(note["threads"]) is int
+        and 0 < note["threads"] <= 1024
+        and all(type(step) is int and number(loss) for step, loss in note["losses"])
+        and all(step.isdecimal() and figures(found) for step, found in note["looks"].items())
+    )
+
+
 def resume(state: Path, arguments: dict, learner, optimizers: list, average) -> dict:
     """Load a state if it is one of this recipe and data; returns its note, or ValueError."""
     remedy = f"delete {state.parent} to start anew"
     try:
         note = json.loads(tensors.read(state)[1]["note"])
         if (note["recipe"], note["data"]) == (arguments, emoji_hash()):
+            if not is_note(note, arguments["steps"]):
+                raise ValueError
             return training.load_state(state, learner, optimizers, average)
-    except (ValueError, KeyError, TypeError, RuntimeError):
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError):
         raise ValueError(f"{state.name} is not a whole state of this model; {remedy}.") from None
     raise ValueError(f"{state.name} belongs to another recipe or data set; {remedy}.")
 
