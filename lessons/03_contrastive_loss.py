@@ -426,7 +426,7 @@ class CLIP(nn.Module):
 
         Raises ValueError (CheckpointError) in one sentence when it cannot be had.
         """
-        return transformers.read_pretrained(cls, hub.folder(source)).eval()
+        return transformers.read_pretrained(cls, hub.folder(source), MEAN, STD).eval()
 
     def save_pretrained(self, folder) -> None:
         """Write a folder that transformers.CLIPModel and CLIPProcessor load.

@@ -369,13 +369,16 @@ def test_what_is_saved_comes_back(saved):
     assert torch.equal(again(batch, PROMPTS), clip(batch, PROMPTS))
 
 
-def test_what_transformers_saves_comes_here(tmp_path):
+@pytest.mark.parametrize("shard", ["20KB", "5GB"])
+def test_what_transformers_saves_comes_here(shard, tmp_path):
     clip = small(6).eval()
     clip.save_pretrained(tmp_path / "a")
-    theirs(clip).save_pretrained(tmp_path / "b")
+    theirs(clip).save_pretrained(tmp_path / "b", max_shard_size=shard)
     CLIPProcessor.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    for name in ("merges.txt", "vocab.json"):  # the processor keeps its own form
-        (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+    # what the library writes today: the tokenizer in one file, and large weights in several
+    assert (tmp_path / "b" / "tokenizer.json").exists()
+    assert not (tmp_path / "b" / "merges.txt").exists()
+    assert (len(list((tmp_path / "b").glob("*.safetensors"))) > 1) == (shard == "20KB")
     batch = torch.rand(2, 3, 32, 32)
     again = CLIP.from_pretrained(str(tmp_path / "b"))
     torch.testing.assert_close(again(batch, PROMPTS), clip(batch, PROMPTS))
@@ -429,6 +432,50 @@ def test_a_broken_folder_gets_one_sentence(fault, tmp_path):
     damage, named = BROKEN[fault]
     damage(tmp_path / "clip")
     assert named in refusal(tmp_path / "clip")
+
+
+def shards(folder):
+    """Let the library write the weights of a folder in shards; returns their index."""
+    CLIPModel.from_pretrained(folder).save_pretrained(folder / "b", max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    for path in (folder / "b").glob("model*"):
+        path.rename(folder / path.name)
+    return folder / "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[", "no JSON object"),
+        ('{"weight_map": [1]}', "names no shards"),
+        ('{"weight_map": {"a": "../x.safetensors"}}', "names no shards"),
+        ('{"weight_map": {"a": "/etc/hostname"}}', "names no shards"),
+        ('{"weight_map": {"a": "model-9.safetensors"}}', "is missing"),
+        ('{"weight_map": {"a": "model.bin"}}', "pickled"),
+        ('{"weight_map": {}}', "lacks"),
+    ],
+)
+def test_an_index_of_other_shards_gets_one_sentence(text, said, tmp_path):
+    small().save_pretrained(tmp_path)
+    shards(tmp_path).write_text(text)
+    assert said in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "no JSON object"),
+        ("{}", "no pairs to merge"),
+        ('{"model": {"vocab": {}, "merges": ["a b c"]}}', "no pairs to merge"),
+        ('{"model": {"vocab": {}, "merges": [[1, 2]]}}', "no pairs to merge"),
+        ('{"model": {"vocab": [], "merges": {}}, "added_tokens": [3]}', "no pairs to merge"),
+    ],
+)
+def test_a_tokenizer_that_is_none_gets_one_sentence(text, said, tmp_path):
+    small().save_pretrained(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    (tmp_path / "tokenizer.json").write_text(text)
+    assert said in refusal(tmp_path)
 
 
 def test_a_config_of_another_depth_is_noticed(tmp_path):

@@ -11,10 +11,12 @@ import json
 import os
 import pickle
 import re
+import resource
 import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -443,6 +445,16 @@ def changed(folder: Path, part: str, **values) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def whole(folder: Path, **values) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def prepared(folder: Path, **values) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def rewritten(folder: Path, name: str, value) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors[name] = value(tensors[name])
@@ -469,6 +481,25 @@ ALTERED = {
     "endless context": lambda f: changed(f, "text_config", max_position_embeddings=10**13),
     "endless width": lambda f: changed(f, "vision_config", hidden_size=2 * 10**12),
     "endless nesting": lambda f: (f / "config.json").write_text("[" * 100_000),
+    "width of a giant": lambda f: changed(f, "vision_config", hidden_size=40_000),
+    "pictures of a giant": lambda f: changed(f, "vision_config", image_size=100_000),
+    "a million layers": lambda f: changed(f, "text_config", num_hidden_layers=10**6),
+    "negative heads": lambda f: changed(f, "vision_config", num_attention_heads=-2),
+    "heads that are no whole number": lambda f: changed(f, "text_config", num_attention_heads=2.0),
+    "true for heads": lambda f: changed(f, "text_config", num_attention_heads=True),
+    "another epsilon": lambda f: changed(f, "vision_config", layer_norm_eps=0.1),
+    "four channels": lambda f: changed(f, "vision_config", num_channels=4),
+    "another model": lambda f: whole(f, model_type="siglip"),
+    "no number for a model": lambda f: whole(f, model_type=None),
+    "width of nothing": lambda f: whole(f, projection_dim=0),
+    "another mean": lambda f: prepared(f, image_mean=[0.5, 0.5, 0.5]),
+    "another deviation": lambda f: prepared(f, image_std=[0.5, 0.5, 0.5]),
+    "no mean at all": lambda f: prepared(f, do_normalize=False),
+    "another mean in the new file": lambda f: (f / "processor_config.json").write_text(
+        json.dumps({"image_processor": {"image_mean": [0.5, 0.5, 0.5]}})
+    ),
+    "no preprocessor": lambda f: (f / "preprocessor_config.json").write_text("[1]"),
+    "beyond float32": lambda f: rewritten(f, QUERY, lambda w: w.double() + 1e200),
     "lists": lambda f: (f / "config.json").write_text('{"vision_config":[],"text_config":[]}'),
     "a query of another width": lambda f: rewritten(f, QUERY, lambda _: torch.ones(24, 5)),
     "a query that is a number": lambda f: rewritten(f, QUERY, lambda _: torch.tensor(1.0)),
@@ -484,6 +515,40 @@ def test_an_altered_folder_gets_one_sentence(fault, tmp_path):
     ALTERED[fault](tmp_path)
     message = refusal(CLIP.from_pretrained, tmp_path)
     assert re.search(r"config\.json|model\.safetensors", message)
+
+
+LIARS = {
+    "a million stages": {"image": {"widths": [8] * 10**6, "depths": [1] * 10**6}},
+    "a million blocks": {"image": {"depths": [10**6, 1]}},
+    "width of a giant": {"image": {"widths": [8, 40_000]}},
+    "a million layers": {"text": {"depth": 10**6}},
+    "text of a giant": {"text": {"width": 39_999}},
+    "negative heads": {"text": {"heads": -3}},
+    "heads that are no whole number": {"text": {"heads": 3.0}},
+    "endless context": {"text": {"context": 10**13}},
+}
+
+
+@pytest.mark.parametrize("liar", LIARS)
+def test_a_config_that_lies_is_refused_before_memory_is_taken(liar, tmp_path):
+    """The hash on the card is right; who wrote the file wrote the card."""
+    model = tiny.save("clip_resnet", tmp_path)
+    path = tmp_path / "clip_resnet.safetensors"
+    config = json.loads(json.dumps(model.config))
+    for part, values in LIARS[liar].items():
+        config[part] |= values
+    save_file(load_file(path), path, {"config": json.dumps(config)})
+    (tmp_path / "clip_resnet.json").write_text(json.dumps({"sha256": tensors.sha256(path)}))
+    began, before = time.monotonic(), peak()
+    message = refusal(checkpoints.load, "clip_resnet", torch.device("cpu"), tmp_path)
+    assert "clip_resnet.safetensors" in message
+    assert time.monotonic() - began < 20 and peak() - before < 0.3e9
+
+
+def peak() -> float:
+    """The most memory that this process has held, in bytes."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib if sys.platform == "darwin" else 1024 * kib
 
 
 NAMES = ["", "clip", "a b/c", "a\nb/c", "-a/b", "a/b.git", "../x/y", "~/clip", "/no/where"]

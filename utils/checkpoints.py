@@ -13,7 +13,17 @@ from torch import nn
 from utils import device as devices
 from utils import files
 from utils.paths import CHECKPOINTS
-from utils.tensors import CheckpointError, fill, own_state, read, sha256, write, write_text
+from utils.tensors import (
+    CheckpointError,
+    compare,
+    fill,
+    outline,
+    own_state,
+    read,
+    sha256,
+    write,
+    write_text,
+)
 
 # name → where its class is defined
 MODELS = {
@@ -106,7 +116,12 @@ def load(name: str, device: torch.device | None = None, folder: Path = CHECKPOIN
     module, _, attribute = MODELS[name].partition(":")
     brick = getattr(importlib.import_module(module), attribute)
     try:
-        model = brick(**json.loads(metadata["config"]), **borrowed)
+        config = json.loads(metadata["config"])
+        shapes = outline(lambda: brick(**config, **borrowed), len(tensors))
+        compare(shapes, tensors, path.name, [*borrowed.values()])
+        model = brick(**config, **borrowed)
+    except CheckpointError:
+        raise
     except Exception:  # a wrong argument can fail anywhere in a model
         raise CheckpointError(f"{path.name} describes no {brick.__name__}; {remedy}.") from None
     fill(model, tensors, path.name, [*borrowed.values()])

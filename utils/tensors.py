@@ -6,13 +6,17 @@ No pickle is read or written anywhere.
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # refused unread
 
@@ -93,6 +97,41 @@ def own_state(model: nn.Module, borrowed: Sequence[nn.Module] = ()) -> dict[str,
     return {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
 
 
+class Undrawn(TorchFunctionMode):
+    """Nothing is drawn into new weights: on the meta device that would load a second of code."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        drawn = function.__name__ in ("normal_", "uniform_", "trunc_normal_")
+        if drawn or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def outline(build: Callable[[], nn.Module], tensors: int) -> nn.Module:
+    """What `build` makes, with shapes and without memory: a config may say anything.
+
+    Raises ValueError when it has more parameters than a file of `tensors` tensors can fill, as
+    soon as that is clear, or heads that are no number of heads.
+    """
+    count = itertools.count(1)
+
+    def limit(*_) -> None:
+        if next(count) > 4 * tensors + 1000:  # a bias that is not there counts, too
+            raise ValueError("there are more parameters than tensors")
+
+    watch = register_module_parameter_registration_hook(limit)
+    try:
+        with torch.device("meta"), Undrawn():
+            model = build()
+    finally:
+        watch.remove()
+    for module in model.modules():
+        heads = getattr(module, "heads", 1)
+        if type(heads) is not int or heads < 1:
+            raise ValueError(f"{heads} is no number of heads")
+    return model
+
+
 def fill(
     model: nn.Module, tensors: dict[str, Tensor], name: str, borrowed: Sequence[nn.Module] = ()
 ) -> None:
@@ -100,6 +139,23 @@ def fill(
 
     borrowed: modules of the model that `tensors` leave out.
     """
+    compare(model, tensors, name, borrowed)
+    wanted = own_state(model, borrowed)
+    loaded = {k: v.to(wanted[k].dtype) for k, v in tensors.items()}
+    for key, value in loaded.items():
+        if not value.isfinite().all():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{name}: {key} holds what is no number in {kind}; "
+                "use the weights that belong to this model."
+            )
+    model.load_state_dict(loaded, strict=False)  # strict but for what is borrowed, see above
+
+
+def compare(
+    model: nn.Module, tensors: dict[str, Tensor], name: str, borrowed: Sequence[nn.Module] = ()
+) -> None:
+    """Raise CheckpointError unless these are just the tensors of a model, by name and shape."""
     wanted = own_state(model, borrowed)
     remedy = "use the weights that belong to this model"
     for key in wanted:
@@ -115,7 +171,3 @@ def fill(
             )
         if value.is_floating_point() != wanted[key].is_floating_point():
             raise CheckpointError(f"{name}: {key} holds {value.dtype}; {remedy}.")
-        if not value.isfinite().all():
-            raise CheckpointError(f"{name}: {key} holds what is no number; {remedy}.")
-    loaded = {k: v.to(wanted[k].dtype) for k, v in tensors.items()}
-    model.load_state_dict(loaded, strict=False)  # strict but for what is borrowed, see above

@@ -65,9 +65,7 @@ def from_transformers(theirs: dict[str, Tensor], names: list[str]) -> dict[str, 
     for ours in names:
         name = their_name(ours)
         if ".attention.qkv." in name:
-            parts = [
-                name.replace("attention.qkv", f"self_attn.{p}_proj") for p in "qkv"
-            ]
+            parts = [name.replace("attention.qkv", f"self_attn.{p}_proj") for p in "qkv"]
             state[ours] = torch.cat([theirs[part] for part in parts])
         else:
             state[ours] = theirs[name]
@@ -110,6 +108,7 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         vision, text = config["vision_config"], config["text_config"]
+        kind = config.get("model_type", "clip")
         # what a config leaves out has the value of ViT-B/32
         vision = {**VIT_B_32["vision_config"], **vision}
         text = {**VIT_B_32["text_config"], **text}
@@ -120,7 +119,7 @@ def read_config(folder: Path) -> dict:
         }
         prompts = {ours: text[theirs] for ours, theirs in ARGUMENTS.items()}
         prompts |= {"context": text["max_position_embeddings"]}
-        return {
+        ours = {
             "image": {"tower": "vit", **image},
             "text": {"tower": "transformer", **prompts},
             "dim": config.get("projection_dim", 512),
@@ -129,6 +128,87 @@ def read_config(folder: Path) -> dict:
         raise CheckpointError(
             f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
         ) from None
+    refuse = f"config.json in {folder.name}/ says"
+    if kind != "clip":
+        raise CheckpointError(f"{refuse} model_type {kind!r:.40}; choose a folder of a 'clip'.")
+    for part in (vision, text):
+        for key, needed in {"layer_norm_eps": 1e-5, "num_channels": 3}.items():
+            if part.get(key, needed) != needed:
+                raise CheckpointError(
+                    f"{refuse} {key} {part[key]!r:.40}; choose a model that takes {needed}."
+                )
+    sizes = {**image, **{f"text {k}": v for k, v in prompts.items()}, "dim": ours["dim"]}
+    for key, value in sizes.items():
+        if not key.endswith("activation") and (type(value) is not int or value < 1):
+            raise CheckpointError(
+                f"{refuse} {value!r:.40} for the {key}, a whole number above 0; fetch it again."
+            )
+    return ours
+
+
+def refuse_preprocessor(folder: Path, mean, std) -> None:
+    """Raise CheckpointError if a folder's own preprocessing is not what the model does."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if not (folder / name).exists():
+            continue
+        told = read_json(folder / name)
+        told = told.get("image_processor", told)
+        wanted = {"image_mean": list(mean), "image_std": list(std), "do_normalize": True}
+        for key, needed in wanted.items():
+            found = told.get(key, needed) if isinstance(told, dict) else None
+            if found != needed:
+                raise CheckpointError(
+                    f"{name} in {folder.name}/ says {key} {found!r:.80}, with which its vectors "
+                    f"would be others; choose a model that takes {needed}."
+                )
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises CheckpointError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path.name} in {path.parent.name}/ is no JSON object; fetch it again."
+        )
+    return found
+
+
+def read_tokenizer(folder: Path) -> tuple[list, dict | None]:
+    """Merges, and the ids of tokens if a file has them; tokenizer.json holds both."""
+    path = folder / "tokenizer.json"
+    if (folder / "merges.txt").exists() or not path.exists():
+        return read_merges(folder), read_vocab(folder)
+    told = read_json(path)
+    try:
+        pairs = [p.split(" ") if isinstance(p, str) else list(p) for p in told["model"]["merges"]]
+        ids = dict(told["model"]["vocab"])
+        ids |= {token["content"]: token["id"] for token in told.get("added_tokens", [])}
+        fine = all(len(p) == 2 and all(isinstance(part, str) for part in p) for p in pairs)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        fine = False
+    if not fine:
+        raise CheckpointError(
+            f"tokenizer.json in {folder.name}/ holds no pairs to merge; fetch it again."
+        )
+    return pairs, ids
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+    """All tensors of a folder, in one file or in shards that an index names; and its name."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.exists():
+        return tensors.read(folder / "model.safetensors")[0], "model.safetensors"
+    shards = read_json(index).get("weight_map")
+    names = shards.values() if isinstance(shards, dict) else [None]
+    if not all(isinstance(n, str) and Path(n).name == n for n in names):
+        raise CheckpointError(f"{index.name} names no shards of {folder.name}/; fetch it again.")
+    found = {}
+    for name in sorted(set(names)):
+        found |= tensors.read(folder / name)[0]
+    return found, index.name
 
 
 def read_merges(folder: Path) -> list:
@@ -139,9 +219,7 @@ def read_merges(folder: Path) -> list:
         raise CheckpointError(
             f"merges.txt in {folder.name}/ is missing or not text; fetch it again."
         ) from None
-    merges = [
-        line.split() for line in lines if line and not line.startswith("#version")
-    ]
+    merges = [line.split() for line in lines if line and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in merges):
         raise CheckpointError(
             f"merges.txt in {folder.name}/ has a line that is no pair; fetch it again."
@@ -160,16 +238,16 @@ def read_vocab(folder: Path) -> dict | None:
         ) from None
 
 
-def read_pretrained(model: type, folder: Path):
+def read_pretrained(model: type, folder: Path, mean, std):
     """A CLIP with the weights and the tokenizer of a folder in transformers' format.
 
-    model: the brick, given because a door imports none.
+    model: the brick, given because a door imports none; mean, std: of its preprocessing.
     """
-    config, merges = read_config(folder), read_merges(folder)
-    weights = folder / "model.safetensors"
-    theirs, _ = tensors.read(weights)
+    config, (merges, ids) = read_config(folder), read_tokenizer(folder)
+    refuse_preprocessor(folder, mean, std)
+    theirs, weights = read_weights(folder)
     try:
-        clip = model(merges=merges, **config)
+        clip = tensors.outline(lambda: model(merges=merges, **config), len(theirs))
     except Exception:  # a wrong number can fail anywhere in a model
         raise CheckpointError(
             f"config.json in {folder.name}/ describes no CLIP; fetch it again."
@@ -178,26 +256,28 @@ def read_pretrained(model: type, folder: Path):
         state = from_transformers(theirs, list(clip.state_dict()))
     except KeyError as missing:
         raise CheckpointError(
-            f"{weights.name} lacks {missing}; use the config.json that belongs to it."
+            f"{weights} lacks {missing}; use the config.json that belongs to it."
         ) from None
     except RuntimeError:
         raise CheckpointError(
-            f"{weights.name} holds parts that do not fit together; fetch it again."
+            f"{weights} holds parts that do not fit together; fetch it again."
         ) from None
-    tensors.fill(clip, state, weights.name)
+    tensors.compare(clip, state, weights)
     # old files hold position_ids, which no model needs
     extra = theirs.keys() - to_transformers(state)
     left = sorted(name for name in extra if "position_ids" not in name)
     if left:
         raise CheckpointError(
-            f"{weights.name} has {left[0]!r}, which config.json does not describe; "
+            f"{weights} has {left[0]!r}, which config.json does not describe; "
             "use the config.json that belongs to it."
         )
-    if read_vocab(folder) not in (None, clip.tokenizer.ids):
+    if ids not in (None, clip.tokenizer.ids):
         raise CheckpointError(
-            f"vocab.json and merges.txt in {folder.name}/ give tokens other ids; "
-            "fetch both again."
+            f"merges and ids of tokens (vocab.json, tokenizer.json) in {folder.name}/ do not "
+            "belong together; fetch them again."
         )
+    clip = model(merges=merges, **config)
+    tensors.fill(clip, state, weights)
     return clip
 
 
@@ -291,8 +371,6 @@ def write_pretrained(clip: nn.Module, folder: Path, mean, std) -> None:
     }
     state = {k: v.detach().cpu() for k, v in clip.state_dict().items()}
     # first what can fail for want of space
-    tensors.write(
-        to_transformers(state), folder / "model.safetensors", {"format": "pt"}
-    )
+    tensors.write(to_transformers(state), folder / "model.safetensors", {"format": "pt"})
     for name, content in files.items():
         tensors.write_text(content + "\n", folder / name)
