@@ -6,8 +6,9 @@ PORT ?= 8888
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
+# No shell sees what was typed: the tools read these themselves.
+export LESSON MODEL PORT
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test check build author practice doctor pretrain bench fresh
@@ -16,7 +17,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 lab: .venv/lab  ## open the course in JupyterLab (PORT=8888)
-	@$(PY) -m tools.lab --port $(PORT)
+	@$(PY) -m tools.lab
 
 test: .venv/test  ## run every test, then every notebook
 	$(PY) -m ruff check .
@@ -34,25 +35,25 @@ build: .venv/$(if $(CHECK),check,lab)  ## build notebooks and bricks from lesson
 	@$(PY) -m tools.build $(if $(CHECK),--check)
 
 author: .venv/lab  ## as lab, and saving a notebook writes its lesson
-	@$(PY) -m tools.lab --author --port $(PORT)
+	@$(PY) -m tools.lab --author
 
 practice: .venv/lab  ## make a notebook in which you build the bricks (LESSON=03)
 	@$(if $(LESSON),,echo "Name the lesson: make practice LESSON=03" >&2; exit 2)
-	@$(PY) -m tools.practice $(LESSON)
+	@$(PY) -m tools.practice
 
 doctor:  ## say what this machine has, and what to do about each fault
 	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tools.doctor
 
 pretrain: .venv/lab  ## train models the course ships, in turn (MODEL="clip clip_resnet")
 	@$(if $(MODEL),,echo "Name the model: make pretrain MODEL=clip" >&2; exit 2)
-	@$(PY) -m tools.pretrain $(MODEL)
+	@$(PY) -m tools.pretrain
 
 bench: .venv/lab  ## measure the bricks against the libraries
 	@$(PY) -m benchmarks
 
 fresh: .venv/lab  ## put a notebook back as shipped, yours beside it (LESSON=03)
 	@$(if $(LESSON),,echo "Name the lesson: make fresh LESSON=03" >&2; exit 2)
-	@$(PY) -m tools.fresh $(LESSON)
+	@$(PY) -m tools.fresh
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

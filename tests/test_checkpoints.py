@@ -26,6 +26,18 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs file modes")
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_are_readable_by_whom_the_umask_allows(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        write({"a": torch.ones(2)}, tmp_path / "a.safetensors", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_whole_numbers_stay_whole(tmp_path):
     model = nn.BatchNorm1d(3)
     model.config = {}

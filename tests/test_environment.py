@@ -1,8 +1,10 @@
 """pyproject.toml, constraints.txt, environment.yml and what is installed agree."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import distribution
 
@@ -18,8 +20,7 @@ from utils.paths import ROOT
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 DIRECT = [
-    Requirement(text)
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 ]
 PINS = machine.pins()
 # Installed on other systems only, so that nothing here can tell who asks for them.
@@ -106,3 +107,46 @@ def test_make_alone_lists_every_target_in_a_line_each():
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
     assert re.findall(r"^make (\w+) +\S", shown, re.MULTILINE) == targets
     assert len(shown.splitlines()) == len(targets)
+
+
+def test_the_hub_is_told_nothing_without_make():
+    code = "import utils, huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
+    settings = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=settings, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(
+    "target, name", [("fresh", "LESSON"), ("practice", "LESSON"), ("pretrain", "MODEL"),
+                     ("lab", "PORT"), ("author", "PORT")]
+)  # fmt: skip
+def test_no_shell_sees_what_was_typed(target, name):
+    typed = "03; echo typed `echo typed` \" '"
+    done = subprocess.run(
+        ["make", "-n", target, f"{name}={typed}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert f"tools.{target.replace('author', 'lab')}" in done.stdout, done.stderr
+    assert "typed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "tool, name, said",
+    [
+        ("fresh", "LESSON", "There is no lesson '99; ls'"),
+        ("practice", "LESSON", "There is no lesson '99; ls'"),
+        ("pretrain", "MODEL", "there is no model '99;'"),
+        ("lab", "PORT", "PORT=99; ls is not a port"),
+    ],
+)
+def test_a_tool_reads_what_make_was_given(tool, name, said):
+    done = subprocess.run(
+        [sys.executable, "-m", f"tools.{tool}"],
+        cwd=ROOT,
+        env=os.environ | {name: "99; ls"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode and said in done.stderr and "Traceback" not in done.stderr

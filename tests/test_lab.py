@@ -33,10 +33,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("text", ["", "lab", "0", "65536", "-1", "8888.0"])
+@pytest.mark.parametrize("text", ["", "lab", "0", "65536", "-1", "8888.0", "9" * 5000, "0" * 5000])
 def test_a_bad_port_is_named(text):
-    with pytest.raises(SystemExit, match="is not a port"):
+    with pytest.raises(SystemExit, match="is not a port") as stopped:
         lab.port_number(text)
+    assert len(str(stopped.value)) < 100
 
 
 def test_a_busy_port_gets_one_line_with_the_remedy(busy_port):
@@ -101,7 +102,7 @@ def ask(port: int, path: str, token: str, body: dict | None = None) -> dict:
 
 
 @contextlib.contextmanager
-def server(root: Path, *options: str):
+def server(root: Path, *options: str, **settings: str):
     """A JupyterLab on a copy of the launcher in `root`; gives its port and token."""
     port = free_port()
     log = root / "log.txt"
@@ -110,7 +111,7 @@ def server(root: Path, *options: str):
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.lab", "--port", str(port), *options],
             cwd=root,
-            env={k: v for k, v in os.environ.items() if k not in hidden},
+            env={k: v for k, v in os.environ.items() if k not in hidden} | settings,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -135,10 +136,7 @@ def server(root: Path, *options: str):
 @pytest.mark.parametrize("author", [False, True])
 def test_the_server_keeps_its_promises(tmp_path, author):
     """A token, the repository as root, files inside it, pairing for authors alone."""
-    for folder in ("tools", "utils", "notebooks", "lessons"):
-        (tmp_path / folder).mkdir()
-    for name in ("tools/__init__.py", "tools/lab.py", "utils/__init__.py", "utils/paths.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    launcher(tmp_path)
     lesson = tmp_path / "lessons" / "00_welcome.py"
     lesson.write_text("# %%\nprint(1)\n", encoding="utf-8")
     cell = {"cell_type": "code", "id": "a", "execution_count": None}
@@ -162,6 +160,56 @@ def test_the_server_keeps_its_promises(tmp_path, author):
     assert properties["checkForUpdates"]["default"] is False
     assert ("print(2)" in lesson.read_text(encoding="utf-8")) == author
     assert (tmp_path / ".jupyter" / "data" / "notebook_secret").exists()
+
+
+OPEN = """
+c.ServerApp.ip = "0.0.0.0"
+c.ServerApp.token = ""
+c.ServerApp.password = ""
+c.IdentityProvider.token = ""
+c.PasswordIdentityProvider.hashed_password = ""
+c.ServerApp.allow_remote_access = True
+c.ServerApp.allow_origin = "*"
+c.ServerApp.disable_check_xsrf = True
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net")
+def test_a_system_that_opens_every_jupyter_does_not_open_this_one(tmp_path):
+    system = tmp_path / "system"
+    system.mkdir()
+    (system / "jupyter_server_config.py").write_text(OPEN, encoding="utf-8")
+    launcher(tmp_path)
+    settings = {"JUPYTER_CONFIG_PATH": str(system), "JUPYTER_TOKEN": ""}
+    with server(tmp_path, **settings) as (port, token):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            ask(port, "api/contents", "")
+        assert len(token) > 20 and ask(port, "api/contents", token)["type"] == "directory"
+        assert listening(port) <= {"127.0.0.1", "::1"}
+
+
+def listening(port: int) -> set[str]:
+    """The addresses on which this machine listens at `port`."""
+    found = set()
+    for name, family, size in (("tcp", socket.AF_INET, 8), ("tcp6", socket.AF_INET6, 32)):
+        table = Path("/proc/net", name)
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            _, local, _, state, *_ = line.split()
+            address, number = local.split(":")
+            if state == "0A" and int(number, 16) == port:
+                words = [address[i : i + 8] for i in range(0, size, 8)]
+                raw = b"".join(bytes.fromhex(word)[::-1] for word in words)
+                found.add(socket.inet_ntop(family, raw))
+    return found
+
+
+def launcher(root: Path) -> None:
+    """What `python -m tools.lab` needs, in `root`."""
+    for folder in ("tools", "utils", "notebooks", "lessons"):
+        (root / folder).mkdir()
+    for name in ("tools/__init__.py", "tools/lab.py", "utils/__init__.py", "utils/paths.py"):
+        shutil.copy(ROOT / name, root / name)
 
 
 @pytest.fixture

@@ -96,7 +96,10 @@ def fresh(lesson: str, root: Path = ROOT) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.fresh", description=__doc__)
-    parser.add_argument("lesson", help="the number of a lesson, such as 03")
+    typed = os.environ.get("LESSON")  # by `make`, past the shell
+    parser.add_argument(
+        "lesson", nargs="?" if typed else None, default=typed, help="its number, such as 03"
+    )
     lesson = parser.parse_args().lesson
     try:
         print(fresh(lesson))

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -43,9 +44,9 @@ SETTINGS = {
 
 def port_number(text: str) -> int:
     """The port that `text` names; SystemExit with one line if it names none."""
-    if text.isdecimal() and 0 < int(text) < 65536:
+    if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536:
         return int(text)
-    raise SystemExit(f"PORT={text} is not a port; choose one between 1024 and 65535.")
+    raise SystemExit(f"PORT={text:.20} is not a port; choose one between 1024 and 65535.")
 
 
 def is_free(port: int) -> bool:
@@ -104,6 +105,12 @@ def arguments(port: int, *, author: bool = False, browser: bool = True) -> list[
     extensions = {"jupyterlab_jupytext": author}
     pairing = PAIRING if author else {}
     return [
+        # Who may come in is said here, where no settings of the system are above it.
+        "--ServerApp.ip=localhost",
+        "--ServerApp.allow_remote_access=False",
+        "--ServerApp.disable_check_xsrf=False",
+        f"--IdentityProvider.token={secrets.token_hex(24)}",
+        "--PasswordIdentityProvider.hashed_password=",
         f"--ServerApp.root_dir={ROOT}",
         f"--LabApp.default_url=/lab/tree/{WELCOME}",
         f"--ServerApp.port={port}",
@@ -122,7 +129,7 @@ def arguments(port: int, *, author: bool = False, browser: bool = True) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.lab", description=__doc__)
-    parser.add_argument("--port", default="8888")
+    parser.add_argument("--port", default=os.environ.get("PORT") or "8888")
     parser.add_argument("--author", action="store_true", help="pair with lessons/")
     options = parser.parse_args()
     port = port_number(options.port)
@@ -149,9 +156,9 @@ def main() -> None:
         ) from None
     trust(ROOT / "notebooks")
     print("Starting JupyterLab; press Ctrl-C twice here to stop it.", flush=True)
-    LabApp.launch_instance(
-        arguments(port, author=options.author, browser=has_desktop())
-    )
+    server = LabApp.initialize_server(arguments(port, author=options.author, browser=has_desktop()))
+    server.identity_provider.token_generated = True  # as it is: the address is shown with it
+    server.start()
 
 
 if __name__ == "__main__":

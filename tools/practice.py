@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib
 import io
+import os
 import re
 import textwrap
 import tokenize
@@ -319,7 +320,10 @@ def practice(number: str, root: Path = ROOT) -> str:
 
 def main(root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.practice", description=__doc__)
-    parser.add_argument("lesson", help="the number of a lesson, such as 03")
+    typed = os.environ.get("LESSON")  # by `make`, past the shell
+    parser.add_argument(
+        "lesson", nargs="?" if typed else None, default=typed, help="its number, such as 03"
+    )
     lesson = parser.parse_args().lesson
     try:
         print(practice(lesson, root))

@@ -19,9 +19,13 @@ from utils.recipes import RECIPES, engine
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain some of the course's models.")
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=list(RECIPES))
+    typed = os.environ.get("MODEL", "").split()  # by `make`, past the shell
+    parser.add_argument("names", nargs="*" if typed else "+", metavar="NAME", default=typed)
     parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="where weights go")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in RECIPES:
+            parser.error(f"there is no model {name!r:.40}; choose from {', '.join(RECIPES)}")
     try:
         if "RANK" in os.environ:
             cuda = devices.pick().type == "cuda"
