@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent
 
 # Kernels and subprocesses inherit these: no network, no fork warning, `import utils`.
@@ -14,7 +16,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 # Not a person's settings of IPython, which could change what a cell prints.
 IPYTHON = ROOT / ".jupyter" / "ipython"
-IPYTHON.mkdir(parents=True, exist_ok=True)
+try:
+    IPYTHON.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    pytest.exit(
+        f"{error.filename} cannot be written ({error.strerror}): copy the course to a folder of "
+        "your own and test it there.",
+        returncode=1,
+    )
 os.environ["IPYTHONDIR"] = str(IPYTHON)
 
 

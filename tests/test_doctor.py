@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from tools import doctor
 from utils import machine
+from utils.paths import ROOT
 
 
 @pytest.fixture
@@ -186,3 +188,52 @@ def test_a_card_that_cannot_be_read_is_a_fault(tmp_path):
     folder = tmp_path / "assets" / "checkpoints"
     (folder / "clip.json").mkdir(parents=True)
     assert "clip.json is not a card" in doctor.check_checkpoints(tmp_path).seen
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file modes")
+def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path):
+    assert machine.check_folder(tmp_path).mark == "✓"
+    finding = machine.check_folder(tmp_path / "missing")
+    assert finding.mark == "✗" and "cannot be written" in finding.seen
+    assert finding.remedy == "copy the course to a folder of your own"
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+import torch
+from tools.doctor import check_checkpoints
+from utils import checkpoints, machine
+from utils.bricks.clip import CLIP
+root = Path(sys.argv[1])
+if os.geteuid() == 0:
+    os.seteuid(65534)
+for ask in (
+    lambda: checkpoints.card("a", root),
+    lambda: checkpoints.read(root / "a.safetensors"),
+    lambda: CLIP.from_pretrained(root / "clip"),
+):
+    try:
+        ask()
+    except ValueError as error:
+        print(error)
+print(machine.check_data(root).seen)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file modes")
+def test_a_file_that_may_not_be_read_is_not_missing(tmp_path):
+    names = ["a.json", "a.safetensors", "clip/config.json", "assets/emoji/train.parquet"]
+    for name in [*names, "assets/emoji/unseen.parquet"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+        (tmp_path / name).chmod(0)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == tmp_path.owner() and "pytest" in str(folder):
+            folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, tmp_path], cwd=ROOT, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4, done.stderr
+    assert all("(Permission denied)" in line and "missing" not in line for line in lines)

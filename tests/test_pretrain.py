@@ -82,6 +82,22 @@ def test_two_processes_train_as_one(tmp_path):
         torch.testing.assert_close(two[name], one[name], atol=tolerance, rtol=0, msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_the_second_run_of_a_name_says_that_another_holds_it(tmp_path):
+    first = Run("clip", tmp_path)
+    first.wait_for("step 2/40")
+    with pytest.raises(ValueError, match="^clip: another run holds .+lock; wait for its end, or"):
+        engine.hold("clip", tmp_path, tmp_path / "runs")
+    first.process.kill()
+    first.end()
+    orphans = [tmp_path / "clip.safetensors.tmp", tmp_path / "runs" / "clip" / "state.x.tmp"]
+    for orphan in orphans:
+        orphan.write_bytes(b"half")
+    engine.hold("clip", tmp_path, tmp_path / "runs").close()  # a killed run holds nothing
+    assert not any(orphan.exists() for orphan in orphans)
+
+
 # What is written
 
 
@@ -301,6 +317,14 @@ def test_a_full_disk_leaves_the_last_state_and_is_told(error, cause, toys, tmp_p
     assert json.loads(metadata["note"])["step"] == 1
     run(tmp_path)
     assert (tmp_path / "clip.safetensors").exists()
+
+
+@pytest.mark.parametrize("place", ["out", "runs"])
+def test_what_cannot_be_written_is_found_before_a_step(place, toys, tmp_path):
+    (tmp_path / place).write_bytes(b"a file where a folder should be")
+    with pytest.raises(ValueError) as error:
+        engine.pretrain("clip", SHORT, tmp_path / "out", tmp_path / "runs")
+    assert re.match(r"clip: .+ cannot be written \(.+\); choose another folder.$", str(error.value))
 
 
 # A batch larger than memory

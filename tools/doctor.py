@@ -13,7 +13,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from utils.machine import RESTORE, Finding, check_data, check_machine, check_packages, report
+from utils.machine import (
+    RESTORE,
+    Finding,
+    check_data,
+    check_folder,
+    check_machine,
+    check_packages,
+    report,
+)
 from utils.paths import ROOT
 
 
@@ -96,6 +104,7 @@ def examine() -> list[Finding]:
         return machine_found  # an old Python cannot tell the rest
     return [
         *machine_found,
+        check_folder(),
         *check_packages(),
         check_data(),
         check_checkpoints(),

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -130,6 +131,16 @@ def check_machine() -> list[Finding]:
     ]
 
 
+def check_folder(root: Path = ROOT) -> Finding:
+    """Notebooks, settings and training states are written below the course's folder."""
+    try:
+        with tempfile.TemporaryFile(dir=root):
+            return Finding("folder", str(root))
+    except OSError as error:
+        seen = f"{root} cannot be written ({error.strerror})"
+        return Finding("folder", seen, "copy the course to a folder of your own")
+
+
 def check_packages(root: Path = ROOT) -> list[Finding]:
     """One line if all is as pinned; else one for what is missing, one for the rest."""
     pinned, missing, other = pins(root), [], []
@@ -161,8 +172,11 @@ def check_data(root: Path = ROOT) -> Finding:
         path = root / "assets" / "emoji" / name
         try:
             content = path.read_bytes()
-        except OSError:
+        except FileNotFoundError:
             faults.append(f"{name} is missing")
+            continue
+        except OSError as error:
+            faults.append(f"{name} cannot be read ({error.strerror})")
             continue
         if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
             faults.append(f"{name} is not a whole parquet file")

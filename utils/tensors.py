@@ -87,9 +87,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             refuse_pickle(neighbour.name)
         raise CheckpointError(f"{path.name} is missing in {path.parent.name}/; restore the file.")
     try:
+        path.open("rb").close()  # what may not be read is told as such
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{path.name} may not be read ({error.strerror}); give yourself the right to."
+        ) from None
     except (SafetensorError, OSError, ValueError):
         raise CheckpointError(
             f"{path.name} is not a whole safetensors file; fetch it again."

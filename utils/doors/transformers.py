@@ -105,6 +105,7 @@ VIT_B_32 = {
 
 def read_config(folder: Path) -> dict:
     """config.json of a folder, as our `image`, `text` and `dim` arguments."""
+    refuse_unreadable(folder / "config.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         vision, text = config["vision_config"], config["text_config"]
@@ -163,8 +164,21 @@ def refuse_preprocessor(folder: Path, mean, std) -> None:
                 )
 
 
+def refuse_unreadable(path: Path) -> None:
+    """Raise CheckpointError if a file is there and may not be read."""
+    try:
+        if path.exists():
+            path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name} in {path.parent.name}/ cannot be read ({error.strerror}); "
+            "give yourself the right to."
+        ) from None
+
+
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises CheckpointError."""
+    refuse_unreadable(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -213,6 +227,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
 
 def read_merges(folder: Path) -> list:
     """merges.txt of a folder: one pair a line after the version line."""
+    refuse_unreadable(folder / "merges.txt")
     try:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -230,6 +245,7 @@ def read_merges(folder: Path) -> list:
 def read_vocab(folder: Path) -> dict | None:
     """vocab.json of a folder, token → id; None when there is none."""
     path = folder / "vocab.json"
+    refuse_unreadable(path)
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except (OSError, ValueError, RecursionError):

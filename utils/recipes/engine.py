@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,11 @@ from utils import checkpoints, pictures, tensors, training
 from utils import device as devices
 from utils.data import SPLITS, Pairs, emoji_hash, load_emoji
 from utils.paths import CHECKPOINTS, RUNS
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 LOOKS = (0.01, 0.1, 0.3, 0.6, 1.0)  # the shares of a run after which it is looked at
 POINTS = 60  # of the loss curve on a card
@@ -219,8 +225,51 @@ def pretrain(
     """Train a recipe to its end, resuming if a state is there; writes weights and card.
 
     Returns the card; {} in a process that is not the first. Raises ValueError in one sentence
-    for a state that does not belong here, and when the loss is no number any more.
+    for a state that does not belong here, when another run holds it or nothing can be written,
+    and when the loss is no number any more.
     """
+    first = not world()[0]
+    held = hold(name, folder, runs) if first else None
+    try:
+        return trained(name, recipe, folder, runs, save_every)
+    finally:
+        if held:
+            held.close()  # and with it the lock
+
+
+def hold(name: str, folder: Path, runs: Path):
+    """The lock of a run, and the certainty that both folders take files; before any work.
+
+    The system opens the lock when the process ends, however it does.
+    """
+    lock = runs / name / "lock"
+    try:
+        for place in (folder, lock.parent):
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        held = lock.open("a")
+    except OSError as error:
+        raise ValueError(
+            f"{name}: {place} cannot be written ({error.strerror}); choose another folder."
+        ) from None
+    if fcntl:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held.close()
+            raise ValueError(
+                f"{name}: another run holds {lock}; wait for its end, or stop it."
+            ) from None
+    # what runs that were killed left half written
+    for place, pattern in ((lock.parent, "*.tmp"), (folder, f"{name}.*.tmp")):
+        for orphan in place.glob(pattern):
+            orphan.unlink(missing_ok=True)
+    return held
+
+
+def trained(name: str, recipe: Recipe, folder: Path, runs: Path, save_every: float) -> dict:
+    """`pretrain`, when nobody else does."""
     device, first = devices.pick(), not world()[0]
     splits = {split: load_emoji(split) for split in SPLITS}
     borrows, helpers = recipe.borrows(), recipe.helpers()
