@@ -295,10 +295,7 @@ def test_the_vector_is_the_state_at_the_first_end():
     among_all = ours.states(ids)[torch.arange(8), places]
     assert torch.allclose(ours(ids), among_all, atol=1e-5)
     slopes, expected = gradients(ours, ours(ids)), gradients(ours, among_all)
-    for name, slope in slopes.items():
-        # sums of many terms: what rounds is measured by the largest, whatever cancels
-        most = expected[name].abs().max()
-        assert (slope - expected[name]).abs().max() <= 1e-5 * most, name
+    check_slopes(slopes, expected)
 
 
 def test_the_other_activation_is_noticed():
@@ -333,6 +330,13 @@ def test_nothing_after_the_first_end_matters():
         assert (bag(ids) - bag(other)).abs().max() == 0
 
 
+def check_slopes(found, expected) -> None:
+    """Sums of many terms: what rounds is measured by the largest of them, whatever cancels."""
+    for name, slope in found.items():
+        apart, most = (slope - expected[name]).abs().max(), expected[name].abs().max()
+        assert apart <= 2e-5 * most, (name, apart, most)
+
+
 @pytest.mark.parametrize("count", [1, 15, 33, 50, 64, 130])
 @pytest.mark.parametrize("new", [tower, lambda: BagOfWords(300, width=48)], ids=["tower", "bag"])
 def test_groups_of_like_length_change_nothing(new, count):
@@ -346,8 +350,7 @@ def test_groups_of_like_length_change_nothing(new, count):
     plain = ours(ids)
     assert torch.allclose(grouped, plain, atol=1e-5)
     slopes, expected = gradients(ours, grouped), gradients(ours, plain)
-    for name, slope in slopes.items():
-        assert torch.allclose(slope, expected[name], rtol=1e-4, atol=1e-4), name
+    check_slopes(slopes, expected)
 
 
 def test_more_padding_changes_nothing():
