@@ -36,7 +36,7 @@ from utils.bricks.dalle import (
 )
 from utils.bricks.vq_vae import VQVAE
 from utils.bricks.vqgan import choose
-from utils.recipes import dalle, engine
+from utils.recipes import dalle, drawing, engine
 
 MERGES = [["r", "e"], ["re", "d</w>"], ["h", "e"], ["he", "a"]]
 CODES, TEXT, SIDE = 32, 5, 3
@@ -740,7 +740,7 @@ def test_a_model_fits_its_pictures_and_its_quantiser():
 def test_a_caption_says_label_style_and_keyword():
     pairs, rng = styled(), random.Random(0)
     for i in range(8):
-        row, found = pairs.row(i), {dalle.caption(pairs, i, rng) for _ in range(400)}
+        row, found = pairs.row(i), {drawing.caption(pairs, i, rng) for _ in range(400)}
         label, words = row["label_en"], data.STYLE_WORDS[row["style"]]["en"]
         wanted = {label, f"a picture of {label}"}
         articles = {word: "an" if word == "outlined" else "a" for word in words}
@@ -752,10 +752,10 @@ def test_a_caption_says_label_style_and_keyword():
 
 def test_a_picture_moves_by_a_pixel_or_two_and_white_comes_in():
     pictures = torch.randint(0, 255, (2, 3, 7, 7), dtype=torch.uint8)
-    assert torch.equal(dalle.moved(pictures, 0), pictures)
+    assert torch.equal(drawing.moved(pictures, 0), pictures)
     shifts = []
     for move in range(1, 9):
-        found = dalle.moved(pictures, move)
+        found = drawing.moved(pictures, move)
         assert found.shape == pictures.shape and found.dtype == torch.uint8
         fits = []
         for down, right in itertools.product(range(-3, 4), repeat=2):
@@ -775,7 +775,7 @@ def test_codes_are_computed_once_for_these_pictures_and_this_quantiser(cache, mo
     found = dalle.encoded(model, pairs, 2)
     assert found.shape == (3, 5, 16) and found.dtype == torch.int16
     for move in range(3):
-        pictures = dalle.moved(pairs.pictures, move).float() / 255
+        pictures = drawing.moved(pairs.pictures, move).float() / 255
         wanted = model.quantiser.encode(pictures).flatten(1)
         assert torch.equal(found[move].long(), wanted)
     assert not torch.equal(found[0], found[1])
@@ -831,7 +831,7 @@ def watched(monkeypatch):
 
 def test_what_is_set_aside_never_reaches_the_loss(watched):
     pairs, loss, seen = watched
-    kept, aside = dalle.shown(pairs, RECIPE.aside)
+    kept, aside = drawing.shown(pairs, RECIPE.aside)
     hidden = set(aside.pictures[:, 0, 0, 0].tolist())
     toned = {i for i in range(len(pairs)) if pairs.table["skin_tone"][i] != "none"}
     assert len(hidden) == 2 and len(toned) == 4
@@ -898,10 +898,10 @@ def test_every_parameter_but_the_quantisers_has_its_role():
 
 
 def test_no_flag_is_asked_for():
-    labels, pool = dalle.asked(styled(), 5)
+    labels, pool = drawing.asked(styled(), 5)
     assert pool == [f"fox {c}" for c in range(8) if c != 1]
     assert len(set(labels)) == 5 and set(labels) <= set(pool)
-    assert dalle.asked(styled(), 5)[0] == labels
+    assert drawing.asked(styled(), 5)[0] == labels
 
 
 def test_a_copy_has_nine_in_ten_codes_of_one_picture():
@@ -914,7 +914,7 @@ def test_a_copy_has_nine_in_ten_codes_of_one_picture():
 
 
 def test_unseen_pairs_are_asked_for_by_style_and_label(monkeypatch):
-    kept, aside = dalle.shown(styled(side=8), 5)
+    kept, aside = drawing.shown(styled(side=8), 5)
     wanted = [data.STYLES.index(style) for style in aside.table["style"]]
     prompts, judged = [], []
 
@@ -932,9 +932,9 @@ def test_unseen_pairs_are_asked_for_by_style_and_label(monkeypatch):
         judged.append(given[2:4])
         return torch.tensor([True, True, False, False, False])
 
-    monkeypatch.setattr(dalle, "image_vectors", vectors)
-    monkeypatch.setattr(dalle, "found_among", found)
-    figures = dalle.unseen_pairs(Drawer(), None, kept, aside, ["a", "b"], 2.0)
+    monkeypatch.setattr(drawing, "image_vectors", vectors)
+    monkeypatch.setattr(drawing, "found_among", found)
+    figures = drawing.unseen_pairs(Drawer(), None, kept, aside, ["a", "b"], 2.0)
     assert figures == {"set_aside_found": 40.0, "set_aside_style": 60.0}
     words = [data.STYLE_WORDS[style]["en"][0] for style in aside.table["style"]]
     labels = aside.table["label_en"]

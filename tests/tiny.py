@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, dalle, dvae, engine, vqgan
+from utils.recipes import autoencoders, dalle, diffusion, dvae, engine, vqgan
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -95,8 +95,26 @@ def stream(recipe: dalle.Recipe) -> Tiny:
     return Tiny(recipe, use)
 
 
+def pixels(recipe: diffusion.Recipe) -> Tiny:
+    """A model that takes noise away."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        prompts = [prompt for prompt in PROMPTS if prompt]
+        device = model.signal.device
+        x = torch.linspace(-1, 1, 2 * 3 * 16 * 16, device=device).view(2, 3, 16, 16)
+        text = model.encode_text(PROMPTS)
+        said = model(x, torch.tensor([3, 7], device=device), text[:2])
+        return [text, said, model.generate(prompts, steps=3), model.generate(seed=[5], steps=2)]
+
+    return Tiny(recipe, use)
+
+
 STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 40, "batch": 8}
 STREAM |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3}  # all toys are of one style
+
+PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 40, "batch": 8}
+PIXELS |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3, "samples": 3}
 
 MODELS = {
     "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
@@ -106,6 +124,7 @@ MODELS = {
     "vqgan": codes(vqgan.Recipe(factor=8, codes=32, critic_start=20, **CODED)),
     "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
     "dalle": stream(dalle.Recipe(**STREAM)),
+    "diffusion": pixels(diffusion.Recipe(**PIXELS)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

@@ -34,6 +34,7 @@ MODELS = {
     "vqgan": "utils.bricks.vq_vae:VQVAE",
     "vqgan_l2": "utils.bricks.vq_vae:VQVAE",
     "dalle": "utils.bricks.dalle:DALLE",
+    "diffusion": "utils.bricks.diffusion:Diffusion",
 }
 
 

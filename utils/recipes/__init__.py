@@ -1,6 +1,6 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip, dalle, dvae, vqgan
+from utils.recipes import autoencoders, clip, dalle, diffusion, dvae, vqgan
 
 RECIPES = {
     **clip.RECIPES,
@@ -8,4 +8,5 @@ RECIPES = {
     **dvae.RECIPES,
     **vqgan.RECIPES,
     **dalle.RECIPES,
+    **diffusion.RECIPES,
 }

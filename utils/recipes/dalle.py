@@ -1,31 +1,30 @@
 """DALL·E: words and codes as one stream, on the codes of `vqgan`."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from utils import device as devices
 from utils import training
 from utils.bricks.dalle import DALLE, found_among, nearest_codes, rerank, stream_loss
 from utils.bricks.text_encoders import learn_merges
 from utils.bricks.vqgan import corrupted
-from utils.bricks.zero_shot import image_vectors, linear_probe, probe_scores
-from utils.data import STYLE_WORDS, STYLES, Pairs, set_aside, with_article
+from utils.data import Pairs
 from utils.recipes import engine
-
-CAPTIONS = (
-    "{label}",
-    "{label}",
-    "a picture of {label}",
-    "{a_style} drawing of {label}",
-    "{a_style} drawing of {label}",
-    "{label} in {style} style",
-    "{label}, {keyword}",
+from utils.recipes.drawing import (
+    AMONG,
+    CAPTIONS,
+    asked,
+    batch,
+    moved,
+    percent,
+    shown,
+    single,
+    unseen_pairs,
 )
-AMONG, CANDIDATES = 100, 16  # captions to choose from; samples to rank
+
+CANDIDATES = 16  # samples to rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +77,7 @@ class Recipe(engine.Recipe):
         codes, device = encoded(model, kept, self.moves), model.start.device
 
         def loss(step: int) -> Tensor:
-            rng = random.Random(f"{self.seed}/{step}")
-            epoch, place = divmod(step, len(kept) // self.batch)
-            order = torch.randperm(len(kept), generator=devices.generator(self.seed, epoch))
-            rows = order[place * self.batch : (place + 1) * self.batch].tolist()
-            words = [
-                "" if rng.random() < self.silent else caption(kept, row, rng) for row in rows
-            ]
-            moves = [rng.randrange(1, self.moves + 1) * rng.randrange(2) for _ in rows]
+            rows, words, moves = batch(kept, self.batch, self.seed, step, self.silent, self.moves)
             part = engine.share(self.batch)
             ids = model.encode_text(words[part])
             right = codes[moves[part], rows[part]].to(device).long()
@@ -101,7 +93,7 @@ class Recipe(engine.Recipe):
         """What the judge says of single samples; pictures of the first twelve labels."""
         kept, aside = shown(splits["train"], self.aside)
         labels, pool = asked(kept, questions)
-        figures, pictures = single(model, others["judge"], labels, pool, self.guidance)
+        figures, _, pictures = single(model, others["judge"], labels, pool, self.guidance)
         if len(aside):
             figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
         plain = model.codes(labels[: self.questions])
@@ -135,36 +127,10 @@ ROLES = {
 }
 
 
-def shown(train: Pairs, aside: int) -> tuple[Pairs, Pairs]:
-    """What a generator is trained on, without skin tones, and what it never sees."""
-    return set_aside(train.where(skin_tone="none"), aside)
-
-
 def texts(pairs: Pairs) -> list[str]:
     """The English labels and keywords of every concept, once."""
     rows = [pairs.row(group[0]) for group in pairs.concepts]
     return [text for row in rows for text in (row["label_en"], *row["keywords_en"])]
-
-
-def caption(pairs: Pairs, i: int, rng: random.Random) -> str:
-    row = pairs.row(i)
-    style = rng.choice(STYLE_WORDS[row["style"]]["en"])
-    return rng.choice(CAPTIONS).format(
-        label=row["label_en"],
-        style=style,
-        a_style=with_article(style),
-        keyword=rng.choice(row["keywords_en"] or [row["label_en"]]),
-    )
-
-
-def moved(pictures: Tensor, move: int) -> Tensor:
-    """Pictures (N, 3, S, S) uint8, shifted by a pixel or two; white comes in. 0: as they are."""
-    if not move:
-        return pictures
-    down, right = [(1, 0), (-1, 1), (0, -2), (2, 1), (-2, -1), (1, 2), (0, -1), (-1, 2)][move - 1]
-    large = nn.functional.pad(pictures, (2, 2, 2, 2), value=255)
-    side = pictures.shape[-1]
-    return large[:, :, 2 - down : 2 - down + side, 2 - right : 2 - right + side]
 
 
 @torch.no_grad()
@@ -186,55 +152,6 @@ def encoded(model: DALLE, pairs: Pairs, moves: int) -> Tensor:
 
 
 # ---------------------------------------------------------------- measuring
-
-
-def percent(found: Tensor) -> float:
-    return round(100 * found.float().mean().item(), 1)
-
-
-def asked(kept: Pairs, count: int) -> tuple[list[str], list[str]]:
-    """The labels that are asked for, and all to choose from; flags are too much alike."""
-    pairs = zip(kept.table["label_en"], kept.table["group"], strict=True)
-    pool = sorted({label for label, group in pairs if group != "flags"})
-    return random.Random(7).sample(pool, min(count, len(pool))), pool
-
-
-def drawn(model: DALLE, prompts: list[str], guidance: float) -> Tensor:
-    """One picture of each prompt, a hundred at a time."""
-    parts = [prompts[i : i + 100] for i in range(0, len(prompts), 100)]
-    return torch.cat([model.generate(part, guidance=guidance) for part in parts])
-
-
-def single(
-    model: DALLE, judge: nn.Module, labels: list[str], pool: list[str], guidance: float
-) -> tuple[dict[str, float], Tensor]:
-    """How often the judge finds the label of a single sample, without guidance and with."""
-    plain, guided = drawn(model, labels, 1.0), drawn(model, labels, guidance)
-    figures = {
-        "found": percent(found_among(judge, plain, labels, pool, AMONG)),
-        "found_guided": percent(found_among(judge, guided, labels, pool, AMONG)),
-    }
-    return figures, guided
-
-
-def unseen_pairs(
-    model: DALLE, judge: nn.Module, kept: Pairs, aside: Pairs, pool: list[str], guidance: float
-) -> dict[str, float]:
-    """A concept in a style in which it was never shown: is it the concept, is it the style?"""
-    rows = [aside.row(i) for i in range(len(aside))]
-    labels = [row["label_en"] for row in rows]
-    wanted = torch.tensor([STYLES.index(row["style"]) for row in rows])
-    styled = {style: with_article(words["en"][0]) for style, words in STYLE_WORDS.items()}
-    prompts = [f"{styled[row['style']]} drawing of {row['label_en']}" for row in rows]
-    pictures = drawn(model, prompts, guidance)
-    known = image_vectors(judge, kept.pictures)
-    styles = torch.tensor([STYLES.index(s) for s in kept.table["style"]], device=known.device)
-    probe = linear_probe(known, styles, len(STYLES))
-    found = probe_scores(image_vectors(judge, pictures), probe).argmax(1).cpu() == wanted
-    return {
-        "set_aside_found": percent(found_among(judge, pictures, labels, pool, AMONG)),
-        "set_aside_style": percent(found),
-    }
 
 
 def copies(codes: Tensor, known: Tensor) -> float:
