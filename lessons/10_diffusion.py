@@ -136,7 +136,8 @@ def timestep_embedding(t: Tensor, width: int, longest: float = 10_000.0) -> Tens
     """
     half = width // 2
     places = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float().unsqueeze(1) * longest ** (-places / half)  # (B, half)
+    speeds = torch.exp(-math.log(longest) * places / half)  # 1 … 1 / longest
+    angles = t.float().unsqueeze(1) * speeds  # (B, half)
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
