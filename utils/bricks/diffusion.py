@@ -99,22 +99,6 @@ def read_off(
     return root * x - rest * said, rest * x + root * said
 
 
-def posterior(
-    x0: Tensor, x: Tensor, now: Tensor, before: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where x_s lies, if x_t and x₀ are known, s < t: its mean and two variances.
-
-    x0, x: (B, …); now, before: ᾱ_t and ᾱ_s of each row, (B,). Returns the mean (B, …),
-    β̃, the variance that the known x₀ leaves, and β, that of the step itself, both
-    (B, 1, …, 1). At s = 0, ᾱ_s is 1 and β̃ is 0. Ho et al. 2020, eq. 6, 7.
-    """
-    now, before = spread(now, x), spread(before, x)
-    kept = now / before  # α, or the product of all α between s and t
-    beta = 1 - kept
-    mean = before.sqrt() * beta * x0 + kept.sqrt() * (1 - before) * x
-    return mean / (1 - now), beta * (1 - before) / (1 - now), beta
-
-
 def timestep_embedding(t: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
     """Steps as waves: (B,) → (B, width), cosines and then sines.
 
@@ -249,6 +233,22 @@ class UNet(nn.Module):
                 x = mixers[j](x, *others) if mixers else x
             x = F.pixel_shuffle(self.larger[i - 1](x), 2) if i else x
         return self.join(self.leave(F.silu(self.norm(x)))).float()
+
+
+def posterior(
+    x0: Tensor, x: Tensor, now: Tensor, before: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where x_s lies, if x_t and x₀ are known, s < t: its mean and two variances.
+
+    x0, x: (B, …); now, before: ᾱ_t and ᾱ_s of each row, (B,). Returns the mean (B, …),
+    β̃, the variance that the known x₀ leaves, and β, that of the step itself, both
+    (B, 1, …, 1). At s = 0, ᾱ_s is 1 and β̃ is 0. Ho et al. 2020, eq. 6, 7.
+    """
+    now, before = spread(now, x), spread(before, x)
+    kept = now / before  # α, or the product of all α between s and t
+    beta = 1 - kept
+    mean = before.sqrt() * beta * x0 + kept.sqrt() * (1 - before) * x
+    return mean / (1 - now), beta * (1 - before) / (1 - now), beta
 
 
 class Diffusion(nn.Module):
