@@ -62,7 +62,7 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 
 # %% [markdown]
 # ## The map
-# Fifteen lessons in three parts. Lessons 01 to 09 are here; the others follow.
+# Fifteen lessons in three parts. Lessons 01 to 10 are here; the others follow.
 #
 # ![The map of the course. Part one, words meet pictures: image encoders, text encoders,
 # contrastive loss, zero-shot prompting. Part two, pictures as codes: VQ-VAE, dVAE,
