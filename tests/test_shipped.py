@@ -28,6 +28,8 @@ from utils.tensors import CheckpointError, read, sha256
 
 CPU = torch.device("cpu")
 NAMES = list(checkpoints.MODELS)
+UNTRAINED = {"diffusion"}  # a recipe, and no run of it that is shipped
+SHIPPED = [name for name in NAMES if name not in UNTRAINED]
 refusal = functools.partial(helpers.refusal, kind=CheckpointError)
 
 
@@ -287,6 +289,15 @@ def splits() -> dict:
     return {split: load_emoji(split) for split in SPLITS}
 
 
+def test_what_is_not_shipped_has_no_files_and_is_said_to_be_missing():
+    for name in NAMES:
+        files = [(CHECKPOINTS / f"{name}.{kind}").exists() for kind in ("json", "safetensors")]
+        assert files == [name in SHIPPED] * 2, name
+    for name in UNTRAINED:
+        assert f"run `python -m tools.pretrain {name}`" in refused(name, CHECKPOINTS)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_loads_and_its_card_is_true(name):
     model, card, recipe = checkpoints.load(name), checkpoints.card(name), RECIPES[name]
     assert not any(module.training for module in model.modules())
@@ -320,6 +331,7 @@ OFF |= dict.fromkeys(("frechet", "frechet_codes", "frechet_real", "frechet_error
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_figures_of_a_card_are_measured_again(name, splits, tmp_path, monkeypatch):
     """All but those named after the `train` split, of which only a few pictures are used."""
     monkeypatch.setattr(engine, "cached", functools.partial(engine.cached, runs=tmp_path))
@@ -343,7 +355,7 @@ def readme(folder) -> str:
 
 
 def test_the_readme_says_what_the_cards_say():
-    metrics = {name: checkpoints.card(name)["metrics"] for name in NAMES}
+    metrics = {name: checkpoints.card(name)["metrics"] for name in SHIPPED}
     top1 = [metrics[name]["unseen_en_top1"] for name in ("clip", "clip_resnet")]
     assert "the CLIPs name {:.0f} and {:.0f} % right".format(*top1) in readme(ROOT)
     decibels = {name: f"{metrics[name]['psnr']:.0f} dB" for name in ("vq_vae", "dvae", "vqgan")}
@@ -355,7 +367,7 @@ def test_the_readme_says_what_the_cards_say():
     said += "{best_of_16:g} % when the other CLIP picks the best of 16; for a thing in a "
     said += "style in which it was never shown, {set_aside_found:g} %"
     assert said.format(**drawn) in readme(ROOT)
-    minutes = sum(checkpoints.card(name)["minutes"] for name in NAMES)
+    minutes = sum(checkpoints.card(name)["minutes"] for name in SHIPPED)
     assert f"add up to {minutes / 60:.0f} hours" in readme(ROOT)
 
 
