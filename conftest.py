@@ -16,18 +16,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 # Not a person's settings of IPython, which could change what a cell prints.
 IPYTHON = ROOT / ".jupyter" / "ipython"
-try:
-    IPYTHON.mkdir(parents=True, exist_ok=True)
-except OSError as error:
-    pytest.exit(
-        f"{error.filename} cannot be written ({error.strerror}): copy the course to a folder of "
-        "your own and test it there.",
-        returncode=1,
-    )
 os.environ["IPYTHONDIR"] = str(IPYTHON)
 
 
 def pytest_configure(config):
+    try:
+        IPYTHON.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(
+            f"{error.filename} cannot be written ({error.strerror}): copy the course to a folder "
+            "of your own and test it there."
+        ) from None
     # An absolute path, for nbval looks for the file in the current folder.
     if getattr(config.option, "nbval", False) and not config.option.nbval_sanitize_with:
         config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_sanitize.cfg")

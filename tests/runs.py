@@ -20,8 +20,9 @@ from utils import device as devices
 from utils.recipes import engine
 
 RECIPES = {name: entry.recipe for name, entry in tiny.MODELS.items()}
-# no patch is dropped and no batch normalised: what two processes must do alike
-RECIPES["whole_vit"] = replace(tiny.clip(tiny.VIT, tiny.TRANSFORMER).recipe, steps=4)
+# of few steps, for what two processes must do alike
+FEW = ("clip", "clip_resnet", "clip_bag", "dvae", "vqgan_l2", "vq_vae", "vqgan")
+RECIPES |= {f"few_{name}": replace(RECIPES[name], steps=4) for name in FEW}
 
 
 def die(name: str, count: int) -> None:

@@ -52,19 +52,21 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_train_as_one(tmp_path):
-    """For towers in which a picture meets no other: BatchNorm sees a process's share alone."""
+@pytest.mark.parametrize("name", ["clip", "clip_resnet", "dvae", "vq_vae"])
+def test_two_processes_train_as_one(name, tmp_path):
+    """Also where patches are dropped, batches normalised and noise drawn."""
+
     def start(folder: str, *launcher: str, **settings: str) -> dict:
         """The state that a run ends with, in processes of its own, without rounding to bfloat16."""
         done = subprocess.run(
-            [sys.executable, *launcher, runs.__file__, "whole_vit", "--out", tmp_path / folder],
+            [sys.executable, *launcher, runs.__file__, f"few_{name}", "--out", tmp_path / folder],
             env=os.environ | {"EXACT": "1"} | settings,
             capture_output=True,
             text=True,
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        return tensors.read(tmp_path / folder / "runs" / "whole_vit" / "state.safetensors")[0]
+        return tensors.read(tmp_path / folder / "runs" / f"few_{name}" / "state.safetensors")[0]
 
     one = start("one")
     with contextlib.closing(socket.socket()) as probe:
@@ -74,12 +76,12 @@ def test_two_processes_train_as_one(tmp_path):
     launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     two = start("two", *launcher, **loopback)
-    names = [name for name in one if name.startswith(("model.", "average."))]
-    assert len(names) == 2 * len(CLIP(VIT, TRANSFORMER, [], DIM).state_dict())
-    for name in names:
+    names = [key for key in one if key.startswith(("model.", "average."))]
+    assert names
+    for key in names:
         # keys' biases do nothing: their gradient is rounding, and Adam makes it large
-        tolerance = 1e-3 if name.endswith("qkv.bias") else 1e-5
-        torch.testing.assert_close(two[name], one[name], atol=tolerance, rtol=0, msg=name)
+        tolerance = 1e-3 if key.endswith("qkv.bias") else 1e-4
+        torch.testing.assert_close(two[key], one[key], atol=tolerance, rtol=0, msg=key)
 
 
 @pytest.mark.slow
@@ -399,7 +401,7 @@ def test_accuracy_is_counted_as_by_hand(monkeypatch):
 
 
 def test_a_step_sees_changed_pictures_and_both_languages(monkeypatch):
-    model, recipe = CLIP(VIT, TRANSFORMER, [], DIM), RECIPES["whole_vit"]
+    model, recipe = CLIP(VIT, TRANSFORMER, [], DIM), RECIPES["clip_bag"]
     kind, pictures, captions = type(model.tokenizer), [], []
     real = kind.__call__
     monkeypatch.setattr(kind, "__call__", lambda self, x: captions.extend(x) or real(self, x))

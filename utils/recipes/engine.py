@@ -18,11 +18,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
+from torch.distributed.nn.functional import all_gather, all_reduce
+from torch.overrides import TorchFunctionMode
 
 from utils import checkpoints, pictures, tensors, training
 from utils import device as devices
+from utils.bricks.vq_vae import Codebook
 from utils.data import SPLITS, Pairs, emoji_hash, load_emoji
 from utils.paths import CHECKPOINTS, RUNS
 
@@ -126,6 +129,73 @@ def share(size: int) -> slice:
 def gathered(vectors: Tensor) -> Tensor:
     """The vectors of all processes in rank order, with gradients to each of them."""
     return torch.cat(all_gather(vectors)) if world()[1] > 1 else vectors
+
+
+class AsOne(TorchFunctionMode):
+    """Makes a loss see what it would in one process that has the whole batch of `size`.
+
+    BatchNorm takes its statistics over all processes. What is drawn for the pictures here (which
+    patches are dropped, noise) is drawn for those of all processes, and the own part is taken.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.part = size, share(size)
+        self.own = self.part.stop - self.part.start
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.batch_norm and kwargs.get("training"):
+            return batch_norm(*args, **kwargs)
+        if function is torch.rand and "generator" not in kwargs:
+            shape = args[0] if isinstance(args[0], tuple | list) else args
+            if shape[0] == self.own:
+                return function(self.size, *shape[1:], **kwargs)[self.part]
+        if function is Tensor.exponential_ and args[0].shape[0] == self.own:
+            whole = args[0].new_empty(self.size, *args[0].shape[1:])
+            return args[0].copy_(function(whole, *args[1:], **kwargs)[self.part])
+        return function(*args, **kwargs)
+
+
+def batch_norm(x, running_mean, running_var, *, weight, bias, training, momentum, eps) -> Tensor:
+    """F.batch_norm in training, over the batches (B, C, …) of all processes."""
+    others = [0, *range(2, x.ndim)]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    count = world()[1] * x.numel() / x.shape[1]
+    mean = all_reduce(x.float().sum(others)) / count
+    centred = x - mean.view(shape)
+    variance = all_reduce(centred.float().square().sum(others)) / count
+    with torch.no_grad():
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * count / (count - 1), momentum)
+    scale = (variance + eps).rsqrt() * weight
+    return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+
+
+def gather_codebooks(learner: nn.Module) -> None:
+    """Let every codebook move by the latents of all processes."""
+    if world()[1] == 1:
+        return
+    for module in learner.modules():
+        if isinstance(module, Codebook):
+            module.update = lambda *own, move=module.update: move(*map(joined, own))
+
+
+def joined(own: Tensor) -> Tensor:
+    """The rows of all processes in rank order, without gradients."""
+    parts = [torch.empty_like(own) for _ in range(world()[1])]
+    dist.all_gather(parts, own.contiguous())
+    return torch.cat(parts)
+
+
+def as_one(loss: Callable[[int], Tensor], size: int) -> Callable[[int], Tensor]:
+    """The loss of a share of a batch, such that several processes train as one."""
+
+    def shared(step: int) -> Tensor:
+        with AsOne(size):
+            return loss(step)
+
+    return shared if world()[1] > 1 else loss
 
 
 def average_gradients(learner: nn.Module) -> None:
@@ -297,9 +367,10 @@ def trained(name: str, recipe: Recipe, folder: Path, runs: Path, save_every: flo
     block = -(-recipe.steps // POINTS)  # steps whose mean loss is a point of the curve
     saved = began
     set_training(learner, others)
+    gather_codebooks(learner)
     steps = training.run(
         optimizers,
-        recipe.losses(learner, splits["train"], others),
+        [as_one(x, recipe.batch) for x in recipe.losses(learner, splits["train"], others)],
         recipe.steps,
         seed=recipe.seed,
         start=start,
