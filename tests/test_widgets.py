@@ -389,10 +389,11 @@ def test_stop_ends_a_film_and_closes_its_generator(film):
 
 
 def test_start_pressed_again_begins_anew_with_the_controls_as_they_are(film):
-    alive, light = [], widgets.slider("Light", 0.2, 0.0, 1.0)
+    alive, together, light = [], [], widgets.slider("Light", 0.2, 0.0, 1.0)
 
     def endless(value):
         alive.append(value)
+        together.append(len(alive))
         try:
             while True:
                 yield from shades(value)
@@ -408,7 +409,8 @@ def test_start_pressed_again_begins_anew_with_the_controls_as_they_are(film):
     for _ in range(3):
         one.start()
     wait_for(lambda: shown(one) == pytest.approx([0.8, 0.8], abs=0.02))
-    assert alive == [0.8]  # never two at once
+    wait_for(lambda: alive == [0.8])  # the last of the three, once the others are gone
+    assert set(together) == {1}  # never two at once
     one.stop()
     assert ended(one).startswith("Stopped after") and alive == []
 
