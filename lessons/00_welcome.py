@@ -253,8 +253,8 @@ print("your computer is ready:", all(f.mark != "✗" for f in findings))
 # %% [markdown]
 # A line with ✗ must be mended, and the line under it says how. A line with ○ is good to
 # know. Two cores and 4 GB of memory are enough: a lesson runs in 90 seconds or less on
-# two cores. A GPU is used when there is one. `make doctor` prints the same report in a
-# terminal.
+# two cores that multiply bfloat16, and in one to five minutes on older ones. A GPU is
+# used when there is one. `make doctor` prints the same report in a terminal.
 
 # %% [markdown]
 # ## Where this goes next
