@@ -1255,7 +1255,7 @@ alike = ((spread + 1) / (ink + 1)).argsort()[:4]
 
 plots.grid(
     places[alike].flatten(0, 1),
-    size=48,
+    size=44,
     alt="What excites four early channels most: edges, corners, colours",
     title="Early: a row is one channel",
 )
@@ -1274,7 +1274,7 @@ rows = [best[count.argmax()] for count in counts]  # (8,) pictures each
 
 plots.grid(
     pool.pictures[torch.cat(rows)],
-    size=48,
+    size=42,
     alt="What excites five late channels most: flags, faces, people and other things",
     title="Late: a row is one channel",
 )
