@@ -99,7 +99,8 @@ def naive_names(pictures, labels):
 # %%
 pixels = eight.to(device.pick()).float() / 255  # (8, 3, 64, 64)
 names, naive = naive_names(pixels, SHOWN)
-plots.grid(eight, names, alt="Eight pictures with the names that CLIP gives them")
+alt = "Eight pictures with the names that CLIP gives them"
+plots.grid(eight, names, alt=alt, size=64)
 right = sum(a == b for a, b in zip(names, SHOWN, strict=True))
 print(f"at least 5 of 8 names are right: {right >= 5}")
 
@@ -274,12 +275,12 @@ print("the right name first, above 15 %:", top1 > 0.15)
 print("among the first five, above 30 %:", top5 > 0.30)
 
 # %%
-picked = torch.arange(len(unseen))[7::37][:16]
+picked = torch.arange(len(unseen))[7::37][:12]
 named = [CLASSES[i] for i in scores[picked].argmax(1)]
 right = [CLASSES[i] for i in targets[picked]]
 captions = [("✓ " if a == b else "✗ ") + a for a, b in zip(named, right, strict=True)]
 alt = "Unseen pictures with the name given to each"
-plots.grid(unseen.pictures[picked], captions, alt=alt, size=72)
+plots.grid(unseen.pictures[picked], captions, alt=alt, columns=6, size=60)
 print(f"names given: {len(named)}")
 
 # %% [markdown]
@@ -429,7 +430,8 @@ asked = ["orange", "orange, a fruit", "palm", "palm tree", "palm of a hand"]
 asked += ["mouse", "mouse of a computer", "rock", "rock music"]
 nearest = (clip.encode_text(asked).cpu() @ drawn.T).topk(6).indices  # (9, 6)
 rows = {query: styled.pictures[row] for query, row in zip(asked, nearest, strict=True)}
-plots.picture_rows(rows, alt="Six nearest pictures for a word alone and in company")
+alt = "Six nearest pictures for a word alone and in company"
+plots.picture_rows(rows, alt=alt, size=48)
 first = {query: titles[row[0]] for query, row in zip(asked, nearest, strict=True)}
 for query in ("orange, a fruit", "palm tree", "mouse of a computer", "rock music"):
     print(f"{query}: {first[query]}")
@@ -659,7 +661,7 @@ queries = ["something to drink", "I am tired", "水果"]
 best = retrieve(clip.encode_text(queries).cpu(), gallery, k=8)
 for query, row in zip(queries, best, strict=True):
     print(query)
-    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}", size=72)
+    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}", size=50)
 
 # %% [markdown]
 # Both directions: from a name to its picture, and from a picture to its name. Recall at
@@ -788,6 +790,7 @@ plots.grid(
     torch.stack([scene(*pair, rng) for pair, _ in examples]),
     [text for _, text in examples],
     alt="Six scenes of two things with a true sentence each",
+    size=64,
 )
 print(f"{len(TAUGHT)} pairs to learn from, {len(HELD)} kept aside")
 
@@ -935,7 +938,7 @@ seen = seen * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 labels = ["cat", "dog", "hot beverage"]
 best = classify(clip, seen, labels).argmax(1).tolist()
 captions = [f"{name}: {labels[i]}" for name, i in zip(shown, best, strict=True)]
-plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=96)
+plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=72)
 print(f"the two drawings are right: {best[2:] == [0, 1]}")
 
 # %% [markdown]
