@@ -100,7 +100,7 @@ def naive_names(pictures, labels):
 pixels = eight.to(device.pick()).float() / 255  # (8, 3, 64, 64)
 names, naive = naive_names(pixels, SHOWN)
 alt = "Eight pictures with the names that CLIP gives them"
-plots.grid(eight, names, alt=alt, size=64)
+plots.grid(eight, names, alt=alt, size=56)
 right = sum(a == b for a, b in zip(names, SHOWN, strict=True))
 print(f"at least 5 of 8 names are right: {right >= 5}")
 
@@ -275,12 +275,12 @@ print("the right name first, above 15 %:", top1 > 0.15)
 print("among the first five, above 30 %:", top5 > 0.30)
 
 # %%
-picked = torch.arange(len(unseen))[7::37][:12]
+picked = torch.arange(len(unseen))[7::37][:8]
 named = [CLASSES[i] for i in scores[picked].argmax(1)]
 right = [CLASSES[i] for i in targets[picked]]
 captions = [("✓ " if a == b else "✗ ") + a for a, b in zip(named, right, strict=True)]
 alt = "Unseen pictures with the name given to each"
-plots.grid(unseen.pictures[picked], captions, alt=alt, columns=6, size=60)
+plots.grid(unseen.pictures[picked], captions, alt=alt, size=56)
 print(f"names given: {len(named)}")
 
 # %% [markdown]
@@ -431,7 +431,7 @@ asked += ["mouse", "mouse of a computer", "rock", "rock music"]
 nearest = (clip.encode_text(asked).cpu() @ drawn.T).topk(6).indices  # (9, 6)
 rows = {query: styled.pictures[row] for query, row in zip(asked, nearest, strict=True)}
 alt = "Six nearest pictures for a word alone and in company"
-plots.picture_rows(rows, alt=alt, size=48)
+plots.picture_rows(rows, alt=alt, size=42)
 first = {query: titles[row[0]] for query, row in zip(asked, nearest, strict=True)}
 for query in ("orange, a fruit", "palm tree", "mouse of a computer", "rock music"):
     print(f"{query}: {first[query]}")
@@ -661,7 +661,7 @@ queries = ["something to drink", "I am tired", "水果"]
 best = retrieve(clip.encode_text(queries).cpu(), gallery, k=8)
 for query, row in zip(queries, best, strict=True):
     print(query)
-    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}", size=50)
+    plots.grid(shelf[row], [titles[i] for i in row], alt=f"Found for {query}", size=44)
 
 # %% [markdown]
 # Both directions: from a name to its picture, and from a picture to its name. Recall at
@@ -790,7 +790,7 @@ plots.grid(
     torch.stack([scene(*pair, rng) for pair, _ in examples]),
     [text for _, text in examples],
     alt="Six scenes of two things with a true sentence each",
-    size=64,
+    size=52,
 )
 print(f"{len(TAUGHT)} pairs to learn from, {len(HELD)} kept aside")
 
@@ -938,7 +938,7 @@ seen = seen * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 labels = ["cat", "dog", "hot beverage"]
 best = classify(clip, seen, labels).argmax(1).tolist()
 captions = [f"{name}: {labels[i]}" for name, i in zip(shown, best, strict=True)]
-plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=72)
+plots.grid(seen, captions, alt="Photos and drawings with the label chosen", size=60)
 print(f"the two drawings are right: {best[2:] == [0, 1]}")
 
 # %% [markdown]
@@ -1129,7 +1129,7 @@ for page in map(to_pil, cats):
                               stroke_fill="white")  # fmt: skip
     attacked.append(to_tensor(page))
 attacked = torch.stack(attacked)
-plots.grid(attacked, alt="Four drawn cats with DOG written over them", size=72)
+plots.grid(attacked, alt="Four drawn cats with DOG written over them", size=56)
 asked = ["cat face", "dog face"]
 before, after = (classify(clip, x, asked)[:, 0] > 0.5 for x in (cats, attacked))
 print("cats before and after, of four:", int(before.sum()), int(after.sum()))
@@ -1152,11 +1152,12 @@ def nearness(job: str, who: str) -> float:
 
 
 leaning = {job: nearness(job, "man") - nearness(job, "woman") for job in jobs}
-leaning = dict(sorted(leaning.items(), key=lambda pair: pair[1]))
-fig, ax = plots.figure(width=6.5, height=4.2)
-plots.bars(ax, leaning, "shared", "A singer is a woman, a police officer a man")
+ranked = sorted(leaning.items(), key=lambda pair: pair[1])
+fig, ax = plots.figure(width=5.5, height=2.6)
+ends = dict(ranked[:4] + ranked[-5:])
+plots.bars(ax, ends, "shared", "A singer is a woman, a police officer a man")
 ax.set_xlabel("← nearer to the woman · cosine · nearer to the man →")
-plots.show(fig, f"Which way {len(jobs)} job names lean: singer to women, police to men")
+plots.show(fig, "The job names that lean most: singer to women, police officer to men")
 print(len(jobs), "jobs and roles, some lean by more than 0.05:",
       max(abs(x) for x in leaning.values()) > 0.05)  # fmt: skip
 
