@@ -26,7 +26,7 @@ test: .venv/test  ## run every test, then every notebook
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly --nbval --nbval-current-env \
 	    --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb' notebooks
 
-check: .venv/test  ## run the quick tests, under two minutes
+check: .venv/test  ## run the quick tests, a few minutes
 	$(PY) -m ruff check .
 	$(PY) -m tools.build --check
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly -m "not slow and not browser" tests
