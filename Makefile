@@ -10,6 +10,11 @@ export TOKENIZERS_PARALLELISM = false
 # No shell sees what was typed: the tools read these themselves.
 export LESSON MODEL PORT
 
+# Much of a test run is one thread's work: two halves take less time than one after the other.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+HALF = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($(CORES) + 1) / 2 )) $(PY) -m pytest -p no:randomly
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb'
+
 .DEFAULT_GOAL := help
 .PHONY: help lab test check build author practice doctor pretrain bench fresh
 
@@ -19,12 +24,13 @@ help:  ## list the targets
 lab: .venv/lab  ## open the course in JupyterLab (PORT=8888)
 	@$(PY) -m tools.lab
 
-test: .venv/test  ## run every test, then every notebook
+test: .venv/test  ## run every test, and every notebook
 	$(PY) -m ruff check .
 	$(PY) -m tools.build --check
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly tests
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly --nbval --nbval-current-env \
-	    --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb' notebooks
+	@echo "Two halves run side by side, each with half of the cores."
+	@$(HALF) -m "browser or not slow" tests & one=$$!; \
+	    $(HALF) $(NBVAL) notebooks && $(HALF) -m "slow and not browser" tests; other=$$?; \
+	    wait $$one && exit $$other
 
 check: .venv/test  ## run the quick tests, a few minutes
 	$(PY) -m ruff check .
