@@ -152,7 +152,7 @@ def scatter(art: str, step: int) -> str:
     )
     return (
         '<svg width="300" height="300" role="img" aria-label="points at this step" '
-        f'style="background:white">{drawn}</svg>'
+        f'style="background:white">{drawn}</svg><p>step {step} of 60</p>'
     )
 
 
