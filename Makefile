@@ -13,7 +13,7 @@ export LESSON MODEL PORT
 # Much of a test run is one thread's work: two halves take less time than one after the other.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 HALF = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($(CORES) + 1) / 2 )) $(PY) -m pytest -p no:randomly
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --ignore-glob='*.mine*.ipynb'
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --ignore-glob='*.mine*.ipynb'
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test check build author practice doctor pretrain bench fresh
