@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM = false
 # No shell sees what was typed: the tools read these themselves.
 export LESSON MODEL PORT
 
-# Much of a test run is one thread's work: two halves take less time than one after the other.
+# Much of a test run is one thread's work, so two halves run side by side.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 HALF = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($(CORES) + 1) / 2 )) $(PY) -m pytest -p no:randomly
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --ignore-glob='*.mine*.ipynb'

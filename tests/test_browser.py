@@ -245,7 +245,7 @@ def explained(lesson: Lesson):
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_shows_as_it_is_shipped(lab, name):
-    """Nothing is run: text, stored pictures, and one line where a widget will be."""
+    """Nothing is run: every stored picture shows, and no view of a widget is stored."""
     shipped = lab(f"notebooks/{name}")
     with explained(shipped):
         shipped.page.evaluate(READY)
