@@ -78,8 +78,8 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 #   road to Stable Diffusion and DALL·E 2.
 #
 # You need Python, and to have seen a neural network train in PyTorch. You do not need a
-# GPU. The network can be off. A lesson takes an evening. In minutes, to read and run
-# it, and to solve its exercises:
+# GPU. The network can be off. A lesson takes an evening. In minutes, estimated from
+# its length, to read and run it, and to solve its exercises:
 #
 # | lesson | 01 | 02 | 03 | 04 | 05 | 06 | 07 | 08 | 09 | 10 |
 # |---|---|---|---|---|---|---|---|---|---|---|

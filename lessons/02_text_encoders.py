@@ -1286,7 +1286,7 @@ print("no mask costs accuracy:", right["no mask"] < right["as it should be"])
 # - **Pool the last place** (`states[:, -1]`): the vector belongs to a padding token,
 #   and depends on the longest prompt in the batch. The same caption gets another vector
 #   on another day: padding moves it nearly as far as a swap does. The answers survive
-#   here, for the later ENDs have read the same words. A search by cosine would not.
+#   here, for the later ENDs have read the same words.
 # - **Pool START**, where BERT puts its `[CLS]`: under a causal mask the first token
 #   sees only itself. All captions get the same vector.
 # - **No mask**: the padding leaks into END. With both-way attention, padding needs a

@@ -893,8 +893,8 @@ apart = abs(broken["soft"][-1] - learnt[-1])
 print("soft targets end near the right loss:", apart < 0.08)
 
 # %% [markdown]
-# Shifted targets learn the wrong thing well: their loss falls like the right one's, and
-# only the ruler shows it. Soft targets do no harm that this ruler sees. And what looked
+# Shifted targets teach nothing: every step pairs a picture with the caption of another
+# one, drawn by chance. Soft targets do no harm that this ruler sees. And what looked
 # wrong in them is not what matters: with rows that add up, and without the gradient
 # through the targets, they do no better. Judged after 100 steps, as is tempting, all
 # these curves lie elsewhere: look at the left third of the figure.
