@@ -7,8 +7,10 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import tiny
+from utils import device as devices
 from utils import tensors, training
 from utils.recipes import clip
 from utils.tensors import CheckpointError
@@ -148,7 +150,10 @@ def test_frozen_and_unused_weights_stay_as_they_are():
     assert moved == {"out.weight", "out.bias"}
 
 
-def test_a_matrix_moves_as_with_torch_own_muon():
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_matrix_moves_as_with_torch_own_muon(fast, monkeypatch):
+    """Where bfloat16 is multiplied in software, in float32: ten times faster, and nearer."""
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: fast)
     torch.manual_seed(0)
     net = nn.Linear(6, 4, bias=False)
     twin = nn.Parameter(net.weight.detach().clone())
@@ -158,8 +163,27 @@ def test_a_matrix_moves_as_with_torch_own_muon():
         for weight, optimizer in ((net.weight, ours), (twin, theirs)):
             optimizer.zero_grad()
             (weight.sin() * torch.arange(6.0)).sum().backward()
+            with monkeypatch.context() as patch:
+                if optimizer is theirs and not fast:
+                    patch.setattr(torch.Tensor, "bfloat16", torch.Tensor.double)
+                optimizer.step()
+    assert torch.equal(net.weight, twin) if fast else (net.weight - twin).abs().max() < 1e-7
+
+
+def test_without_hardware_for_bfloat16_no_step_multiplies_it(monkeypatch):
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            dtypes.update(x.dtype for x in args if isinstance(x, torch.Tensor))
+            return function(*args, **(kwargs or {}))
+
+    for fast in (True, False):
+        monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device, fast=fast: fast)
+        net, optimizer, _ = new()
+        a_loss(net)(0).backward()
+        dtypes = set()
+        with Seen():
             optimizer.step()
-    assert torch.equal(net.weight, twin)
+        assert (torch.bfloat16 in dtypes) == fast
 
 
 def test_a_gradient_does_not_outlive_its_step():

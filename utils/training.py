@@ -16,6 +16,7 @@ from pathlib import Path
 import ipywidgets
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from utils import device as devices
 from utils import plots, tensors, widgets
@@ -63,6 +64,15 @@ def by_role(model: nn.Module, roles: dict[str, Sequence[str]]) -> dict[str, list
     return {
         role: [p for name, p in trained.items() if owner[name] == role] for role in [*roles, "gain"]
     }
+
+
+class InFloat32(TorchFunctionMode):
+    """Gives float32 where bfloat16 is asked for: torch.optim.Muon takes it on any device."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.bfloat16:
+            return args[0].to(torch.float32, copy=True)
+        return function(*args, **(kwargs or {}))
 
 
 class MuonAdamW:
@@ -113,7 +123,9 @@ class MuonAdamW:
             # a matrix that this step did not use has none
             matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
         for part in self.parts:
-            part.step()
+            device = part.param_groups[0]["params"][0].device
+            with contextlib.nullcontext() if devices.multiplies_bfloat16(device) else InFloat32():
+                part.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors."""
