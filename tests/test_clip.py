@@ -414,7 +414,7 @@ BROKEN = {
         "vocab.json",
     ),
     "vocabulary cut short": (lambda f: (f / "vocab.json").write_text('{"a'), "vocab.json"),
-    "other merges": (lambda f: (f / "merges.txt").write_text("a b\n"), "model.safetensors"),
+    "other merges": (lambda f: (f / "merges.txt").write_text("a b\n"), "merges"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (
         lambda f: (f / "model.safetensors").write_bytes(

@@ -28,6 +28,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizerFast
 
 from tests import tiny
 from tests.helpers import REMEDY, red_line, refusal
@@ -514,7 +515,32 @@ def test_an_altered_folder_gets_one_sentence(fault, tmp_path):
     tiny.model().save_pretrained(tmp_path)
     ALTERED[fault](tmp_path)
     message = refusal(CLIP.from_pretrained, tmp_path)
-    assert re.search(r"config\.json|model\.safetensors", message)
+    assert re.search(r"config\.json|model\.safetensors|merges", message)
+
+
+NO_FILES = {
+    "a pipe": lambda path: os.mkfifo(path),
+    "a device without an end": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path),
+    "too large": lambda path: path.write_bytes(b" " * 11_000_000),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\xff"),
+    "nothing": lambda path: path.touch(),
+}
+PARTS = ("config.json", "preprocessor_config.json", "vocab.json", "merges.txt", "tokenizer.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such files")
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("name", [*PARTS, "model.safetensors"])
+def test_what_is_no_file_in_a_folder_is_one_sentence(kind, name, tmp_path):
+    tiny.model().save_pretrained(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    if name == "tokenizer.json":
+        (tmp_path / "merges.txt").unlink()
+    NO_FILES[kind](tmp_path / name)
+    message = refusal(CLIP.from_pretrained, tmp_path)
+    assert name in message or (name, kind) == ("merges.txt", "nothing") and "vocab.json" in message
 
 
 LIARS = {
@@ -602,8 +628,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         name = next(n for n in ANSWERS if f"some/{n}" in self.path)
-        code, kind, text = 200, "application/json", json.dumps({"id": f"some/{name}"})
-        headers = {}
+        files = [{"rfilename": file} for file in LISTED] if name == "short" else []
+        code, kind, headers = 200, "application/json", {}
+        text = json.dumps({"id": f"some/{name}", "siblings": files})
         if name == "missing":
             code, headers["X-Error-Code"] = 404, "RepoNotFound"
         elif name == "private":
@@ -614,8 +641,6 @@ class Hub(BaseHTTPRequestHandler):
             kind, text = "text/html", "<html>\n<body>please log in\n" * 50
         elif name == "slow":
             self.done.wait(30)
-        elif name == "pickled" and "/resolve/" in self.path:
-            code, headers["X-Error-Code"] = 404, "EntryNotFound"
         elif name == "pickled" and "/discussions" in self.path:
             text = '{"discussions": [], "count": 0, "start": 0, "num": 0}'
         elif name == "short" and "/resolve/" in self.path:
@@ -644,6 +669,7 @@ ANSWERS = {
     "pickled": "some/pickled has no model.safetensors on the hub; choose",
     "short": "some/short",
 }
+LISTED = ("config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors")
 ASK = """
 import json, sys
 from utils.doors import hub
@@ -689,6 +715,54 @@ def test_a_hub_in_bad_order_gets_one_sentence_and_leaves_no_model(tmp_path):
         assert wanted in message
         assert message.isprintable() and len(message) < 300 and REMEDY.search(message), message
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+class Shelf(Hub):
+    """A hub in good order: a folder of files, each of which it counts."""
+
+    def answer(self, body: bool) -> None:
+        path, headers = self.folder / self.path.rpartition("/")[2], {}
+        if "/resolve/" in self.path:
+            headers = {"X-Repo-Commit": "0" * 40, "ETag": f'"{path.name}"'}
+            content = path.read_bytes() if path.exists() else b""
+            self.asked.add(path.name)
+        else:
+            files = [{"rfilename": file.name} for file in sorted(self.folder.iterdir())]
+            content = json.dumps({"id": "some/clip", "siblings": files}).encode()
+        self.send_response(200 if content else 404)
+        for key, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", [None, 0.5])
+def test_a_model_on_the_hub_is_fetched_with_all_that_is_read(mean, tmp_path):
+    """Today's transformers writes tokenizer.json alone; a mean of its own is refused there, too."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    clip = tiny.model()
+    clip.save_pretrained(folder)
+    CLIPTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    (folder / "README.md").write_text("not needed")
+    if mean:
+        prepared(folder, image_mean=[mean] * 3)
+    kind = type("Shelf", (Shelf,), {"folder": folder, "asked": set()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        said = told(address, ["some/clip"], tmp_path / "cache")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert kind.asked == set(LISTED)
+    assert [("image_mean [0.5, 0.5, 0.5]" in line) for line in said] == ([True] if mean else [])
+    assert told(address, ["some/clip"], tmp_path / "cache") == said  # now without the hub
 
 
 @pytest.mark.slow

@@ -91,9 +91,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except PermissionError as error:
+    except PermissionError:
         raise CheckpointError(
-            f"{path.name} may not be read ({error.strerror}); give yourself the right to."
+            f"{path.name} may not be read; give yourself the right to."
         ) from None
     except (SafetensorError, OSError, ValueError):
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """CLIPs from the Hugging Face hub: their folder on disk when cached, else fetched, else a reason.
 
-Asks for the four files that `doors.transformers` reads, and for no others.
+Asks for the files that `doors.transformers` reads, and for no others.
 """
 
 import os
@@ -9,7 +9,16 @@ from pathlib import Path
 
 from utils.tensors import CheckpointError, refuse_pickle
 
-FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+WEIGHTS = "model.safetensors"
+FILES = (  # the weights come last: when they are there, all are
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    WEIGHTS,
+)
 SECONDS = 5
 NAME = re.compile(r"(?=.{3,96}$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -35,14 +44,16 @@ def folder(source) -> Path:
     store = Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}")
     requests = sorted((store / "refs" / "refs" / "pr").glob("*"))
     for revision in ("main", *(f"refs/pr/{path.name}" for path in requests)):
-        cached = [try_to_load_from_cache(source, name, revision=revision) for name in FILES]
-        if all(isinstance(path, str) for path in cached):
-            return Path(cached[0]).parent
+        found = {name: try_to_load_from_cache(source, name, revision=revision) for name in FILES}
+        found = {name: path for name, path in found.items() if isinstance(path, str)}
+        merges = {"vocab.json", "merges.txt"} <= found.keys() or "tokenizer.json" in found
+        if merges and {"config.json", WEIGHTS} <= found.keys():
+            return Path(found[WEIGHTS]).parent
     return fetch(source)
 
 
 def fetch(name: str) -> Path:
-    """Download FILES, whose weights are safetensors; returns their folder."""
+    """Download those of FILES that there are; returns their folder."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
@@ -51,17 +62,20 @@ def fetch(name: str) -> Path:
             f"{name} is not on disk and HF_HUB_OFFLINE is set; unset it to download the model."
         )
     try:
-        HfApi().model_info(name, timeout=SECONDS)
-        try:
-            paths = [hf_hub_download(name, file) for file in FILES]
-        except EntryNotFoundError:
+        told = HfApi().model_info(name, timeout=SECONDS)
+        there = {file.rfilename for file in told.siblings or ()}
+        revision = "main"
+        if WEIGHTS not in there:
             # older repositories hold pickles; the hub keeps a converted copy in a request
             revision = converted(name)
-            if revision is None:
-                raise CheckpointError(
-                    f"{name} has no model.safetensors on the hub; choose a model that has one."
-                ) from None
-            paths = [hf_hub_download(name, file, revision=revision) for file in FILES]
+        if revision is None:
+            raise CheckpointError(
+                f"{name} has no {WEIGHTS} on the hub; choose a model that has one."
+            )
+        if {"vocab.json", "merges.txt"} <= there:
+            there -= {"tokenizer.json"}  # says the same
+        wanted = [file for file in FILES if file in there | {"config.json", WEIGHTS}]
+        paths = [hf_hub_download(name, file, revision=revision) for file in wanted]
     except CheckpointError:
         raise
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError) as error:
@@ -73,7 +87,7 @@ def fetch(name: str) -> Path:
         raise CheckpointError(
             f"{name} is not on disk and the hub does not answer; connect once to download it."
         ) from None
-    return Path(paths[0]).parent
+    return Path(paths[-1]).parent
 
 
 def converted(name: str) -> str | None:

@@ -4,12 +4,13 @@ Bookkeeping, not subject matter. Knows the attributes of the brick `CLIP` and im
 """
 
 import json
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from utils import tensors
+from utils import files, tensors
 from utils.tensors import CheckpointError
 
 # our name → transformers' name, by beginning
@@ -105,9 +106,8 @@ VIT_B_32 = {
 
 def read_config(folder: Path) -> dict:
     """config.json of a folder, as our `image`, `text` and `dim` arguments."""
-    refuse_unreadable(folder / "config.json")
+    config = read_json(folder / "config.json")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         vision, text = config["vision_config"], config["text_config"]
         kind = config.get("model_type", "clip")
         # what a config leaves out has the value of ViT-B/32
@@ -125,9 +125,9 @@ def read_config(folder: Path) -> dict:
             "text": {"tower": "transformer", **prompts},
             "dim": config.get("projection_dim", 512),
         }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         raise CheckpointError(
-            f"config.json in {folder.name}/ is missing or not a CLIP's; fetch it again."
+            f"config.json in {folder.name}/ is not a CLIP's; fetch it again."
         ) from None
     refuse = f"config.json in {folder.name}/ says"
     if kind != "clip":
@@ -150,7 +150,7 @@ def read_config(folder: Path) -> dict:
 def refuse_preprocessor(folder: Path, mean, std) -> None:
     """Raise CheckpointError if a folder's own preprocessing is not what the model does."""
     for name in ("processor_config.json", "preprocessor_config.json"):
-        if not (folder / name).exists():
+        if not os.path.lexists(folder / name):
             continue
         told = read_json(folder / name)
         told = told.get("image_processor", told)
@@ -164,24 +164,22 @@ def refuse_preprocessor(folder: Path, mean, std) -> None:
                 )
 
 
-def refuse_unreadable(path: Path) -> None:
-    """Raise CheckpointError if a file is there and may not be read."""
+def read_text(path: Path) -> str:
+    """The text of a file. Raises CheckpointError."""
     try:
-        if path.exists():
-            path.open("rb").close()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} in {path.parent.name}/ cannot be read ({error.strerror}); "
-            "give yourself the right to."
-        ) from None
+        return files.read_text(path)
+    except files.Unreadable as reason:
+        known = {"may not be read": "give yourself the right to", "is missing": "restore the file"}
+        remedy = known.get(str(reason), "fetch it again")
+        raise CheckpointError(f"{path.name} in {path.parent.name}/ {reason}; {remedy}.") from None
 
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises CheckpointError."""
-    refuse_unreadable(path)
+    text = read_text(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(text)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise CheckpointError(
@@ -193,8 +191,9 @@ def read_json(path: Path) -> dict:
 def read_tokenizer(folder: Path) -> tuple[list, dict | None]:
     """Merges, and the ids of tokens if a file has them; tokenizer.json holds both."""
     path = folder / "tokenizer.json"
-    if (folder / "merges.txt").exists() or not path.exists():
-        return read_merges(folder), read_vocab(folder)
+    if os.path.lexists(folder / "merges.txt") or not os.path.lexists(path):
+        vocab = folder / "vocab.json"
+        return read_merges(folder), read_json(vocab) if os.path.lexists(vocab) else None
     told = read_json(path)
     try:
         pairs = [p.split(" ") if isinstance(p, str) else list(p) for p in told["model"]["merges"]]
@@ -227,31 +226,13 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
 
 def read_merges(folder: Path) -> list:
     """merges.txt of a folder: one pair a line after the version line."""
-    refuse_unreadable(folder / "merges.txt")
-    try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise CheckpointError(
-            f"merges.txt in {folder.name}/ is missing or not text; fetch it again."
-        ) from None
+    lines = read_text(folder / "merges.txt").splitlines()
     merges = [line.split() for line in lines if line and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in merges):
         raise CheckpointError(
             f"merges.txt in {folder.name}/ has a line that is no pair; fetch it again."
         )
     return merges
-
-
-def read_vocab(folder: Path) -> dict | None:
-    """vocab.json of a folder, token → id; None when there is none."""
-    path = folder / "vocab.json"
-    refuse_unreadable(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (OSError, ValueError, RecursionError):
-        raise CheckpointError(
-            f"vocab.json in {folder.name}/ is not JSON; fetch it again."
-        ) from None
 
 
 def read_pretrained(model: type, folder: Path, mean, std):
@@ -268,6 +249,11 @@ def read_pretrained(model: type, folder: Path, mean, std):
         raise CheckpointError(
             f"config.json in {folder.name}/ describes no CLIP; fetch it again."
         ) from None
+    if ids not in (None, clip.tokenizer.ids):
+        raise CheckpointError(
+            f"merges and ids of tokens (vocab.json, tokenizer.json) in {folder.name}/ do not "
+            "belong together; fetch them again."
+        )
     try:
         state = from_transformers(theirs, list(clip.state_dict()))
     except KeyError as missing:
@@ -286,11 +272,6 @@ def read_pretrained(model: type, folder: Path, mean, std):
         raise CheckpointError(
             f"{weights} has {left[0]!r}, which config.json does not describe; "
             "use the config.json that belongs to it."
-        )
-    if ids not in (None, clip.tokenizer.ids):
-        raise CheckpointError(
-            f"merges and ids of tokens (vocab.json, tokenizer.json) in {folder.name}/ do not "
-            "belong together; fetch them again."
         )
     clip = model(merges=merges, **config)
     tensors.fill(clip, state, weights)
