@@ -134,8 +134,9 @@ def gathered(vectors: Tensor) -> Tensor:
 class AsOne(TorchFunctionMode):
     """Makes a loss see what it would in one process that has the whole batch of `size`.
 
-    BatchNorm takes its statistics over all processes. What is drawn for the pictures here (which
-    patches are dropped, noise) is drawn for those of all processes, and the own part is taken.
+    BatchNorm takes its statistics over all processes, and torch.autograd.grad, by which losses are
+    weighed, gives the mean over them. What is drawn for the pictures here (which patches are
+    dropped, times, noise) is drawn for those of all processes, and the own part is taken.
     """
 
     def __init__(self, size: int):
@@ -147,14 +148,29 @@ class AsOne(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is F.batch_norm and kwargs.get("training"):
             return batch_norm(*args, **kwargs)
-        if function is torch.rand and "generator" not in kwargs:
-            shape = args[0] if isinstance(args[0], tuple | list) else args
-            if shape[0] == self.own:
-                return function(self.size, *shape[1:], **kwargs)[self.part]
-        if function is Tensor.exponential_ and args[0].shape[0] == self.own:
-            whole = args[0].new_empty(self.size, *args[0].shape[1:])
-            return args[0].copy_(function(whole, *args[1:], **kwargs)[self.part])
+        if function is torch.autograd.grad:
+            return tuple(all_reduce(grad) / world()[1] for grad in function(*args, **kwargs))
+        if function in (torch.rand, torch.randn, torch.randint) and "generator" not in kwargs:
+            bounds = len(args) - 1 if function is torch.randint else 0
+            shape = args[bounds:]
+            shape = shape[0] if isinstance(shape[0], tuple | list) else shape
+            if shape and shape[0] == self.own:
+                return function(*args[:bounds], (self.size, *shape[1:]), **kwargs)[self.part]
+        if function in (Tensor.exponential_, torch.randint_like) and self.owns(args[0]):
+            drawn = function(self.whole(args[0]), *args[1:], **kwargs)[self.part]
+            return args[0].copy_(drawn) if function is Tensor.exponential_ else drawn
+        if function is F.dropout and kwargs.get("training", True) and self.owns(args[0]):
+            mask = function(torch.ones_like(self.whole(args[0])), *args[1:], **kwargs)
+            return args[0] * mask[self.part]
         return function(*args, **kwargs)
+
+    def owns(self, x: Tensor) -> bool:
+        """Whether these rows are those of the pictures here."""
+        return x.ndim > 0 and x.shape[0] == self.own
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Room for as many rows as all processes have."""
+        return x.new_empty(self.size, *x.shape[1:])
 
 
 def batch_norm(x, running_mean, running_var, *, weight, bias, training, momentum, eps) -> Tensor:
