@@ -219,6 +219,7 @@ def plain_loss(images, texts, scale):
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
+# %%
 generator = device.seed(0)
 a = F.normalize(torch.randn(64, 32, generator=generator), dim=1).requires_grad_()
 b = F.normalize(torch.randn(64, 32, generator=generator), dim=1)
@@ -535,7 +536,7 @@ before = matrix(clip)
 losses = training.fit(
     clip,
     batch_loss(clip, 128),
-    400,
+    320,
     lr=2e-3,
     after_step=clip.clamp_scale,
     watch=live_matrix,
@@ -664,7 +665,7 @@ CHECKS = (0, 25, 50, 100, 150, 200, 250, 300)  # steps at which a run is examine
 
 # %%
 def tiny_clip(seed=0) -> CLIP:
-    image = {"tower": "resnet", "image_size": 16, "widths": (32, 64), "depths": (1, 1)}
+    image = {"tower": "resnet", "image_size": 16, "widths": (24, 48), "depths": (1, 1)}
     text = {"tower": "bag_of_words", "width": 64}
     device.seed(seed)
     return CLIP(image, text, MERGES, dim=64).to(device.pick())
@@ -765,6 +766,7 @@ def siglip(images, texts, own, scale, bias=-10.0):
     return -F.logsigmoid(torch.where(own, logits, -logits)).sum()
 
 
+# %%
 own = torch.eye(128, dtype=torch.bool)
 cells = [(slice(i, i + 16), slice(j, j + 16)) for i in range(0, 128, 16)
          for j in range(0, 128, 16)]  # fmt: skip
@@ -1176,6 +1178,8 @@ print("another name, same numbers:", same)
 parts = [other[f"text_model.encoder.layers.0.self_attn.{p}_proj.weight"] for p in "qkv"]
 qkv = mine["text_tower.blocks.0.attention.qkv.weight"]  # (3·64, 64)
 print("one matrix is three of theirs:", torch.equal(qkv, torch.cat(parts)))
+
+# %%
 W_i = mine["image_projection.weight"].T  # (64, 32), as the paper has it
 I_f = torch.rand(5, 64, generator=device.generator(2))
 layer = ours.image_projection(I_f)

@@ -601,7 +601,7 @@ def losses(model, critic, terms: str, weights: list, fixed: float = 0.0) -> list
 FEATURES, CRITIC = 0.1, 0.5  # what a distance counts, and λ
 
 
-def trained_on(terms: str, steps: int = 50, **changes) -> tuple[nn.Module, list]:
+def trained_on(terms: str, steps: int = 30, **changes) -> tuple[nn.Module, list]:
     """`l2` with its decoder trained on for some steps; and λ of every step."""
     device.seed(0)
     model, critic, weights = copy.deepcopy(l2), PatchCritic().to(here), []
@@ -657,7 +657,7 @@ print("nearest in the eyes of the judge:", nearest)
 # The last row is no fair comparison: its encoder and codes were trained for the same
 # losses, from the first step. It shows what more of the same gives.
 #
-# Read the three panels together. Fifty steps move little, and a critic that is fifty
+# Read the three panels together. Thirty steps move little, and a critic that is thirty
 # steps old adds textures of its own, which the guide does not like. PSNR falls a
 # little: the decoder now takes a guess where it used to take the mean, and a wrong
 # guess costs double, as in the toy. The panel that counts is the judge's, who was never
@@ -670,7 +670,7 @@ print("nearest in the eyes of the judge:", nearest)
 fig, ax = plots.figure(width=6, height=2.4)
 plots.curve(ax, weights, colour="wrong")
 ax.set(title="λ keeps the two pulls equal", xlabel="step", ylabel="λ", yscale="log")
-plots.show(fig, "The adaptive weight moves by more than a factor of ten in fifty steps")
+plots.show(fig, "The adaptive weight moves by a factor of ten in thirty steps")
 print(f"it moves by more than a factor of ten: {max(weights) > 10 * min(weights)}")
 
 # %% [markdown]
@@ -786,7 +786,7 @@ print(f"each is off by more than a quarter somewhere: {bool((errors > 0.25).all(
 broken = {"λ adaptive": decoders["+ critic"]}
 for fixed in (1.0, 100.0):
     name = f"λ = {fixed:.0f}"
-    broken[name], _ = trained_on(f"features, critic, {name}", steps=30, fixed=fixed)
+    broken[name], _ = trained_on(f"features, critic, {name}", steps=20, fixed=fixed)
 
 # %%
 plots.picture_rows(
@@ -801,7 +801,7 @@ print(f"λ = 100 costs a quarter of a decibel and more: {worse}")
 # <details><summary>Answer</summary>
 #
 # λ = 1 changes little: it happens to be near what λ adapts to. With 100 the critic
-# rules: within thirty steps colours drift and patterns appear, wherever it points.
+# rules: within twenty steps colours drift and patterns appear, wherever it points.
 # Which number would be right changes by more than a factor of ten; see the curve of λ.
 #
 # </details>
@@ -815,7 +815,7 @@ small_pictures = F.interpolate(studied, (32, 32), mode="area")
 small_unseen = F.interpolate(everything[::5], (32, 32), mode="area")
 
 
-def from_nothing(critic_start: int, steps: int = 120) -> float:
+def from_nothing(critic_start: int, steps: int = 80) -> float:
     """PSNR on unseen pictures of a small VQGAN, without the perceptual distance."""
     device.seed(0)
     model, critic = VQVAE(4, codes=128, width=32).to(here), PatchCritic(16, 1).to(here)
@@ -848,7 +848,7 @@ def from_nothing(critic_start: int, steps: int = 120) -> float:
     return psnr(small_unseen, redraw(model, small_unseen)).mean().item()
 
 
-alone, late, early = from_nothing(120), from_nothing(90), from_nothing(0)
+alone, late, early = from_nothing(80), from_nothing(60), from_nothing(0)
 print(f"from the first step it costs over a third of a decibel: {early < alone - 0.33}")
 print(f"a late start costs less: {late > early}")
 
@@ -1033,7 +1033,7 @@ def bits(model, codes: Tensor, styles: Tensor) -> float:
 
 device.seed(0)
 writer = CodeTransformer(vqgan.codes, classes=len(STYLES), width=192).to(here)
-STEPS, snapshots, held = 150, {}, {}
+STEPS, snapshots, held = 100, {}, {}
 
 
 def code_loss(step: int) -> Tensor:
@@ -1334,7 +1334,7 @@ def sheet_loss(step: int) -> Tensor:
 
 
 slider = copy.deepcopy(writer)
-_ = training.fit(slider, sheet_loss, 100, lr=1e-3, name="a writer of sheets")
+_ = training.fit(slider, sheet_loss, 60, lr=1e-3, name="a writer of sheets")
 
 # %%
 one = torch.full((1,), STYLES.index("twemoji"), device=here)
@@ -1350,7 +1350,7 @@ plots.picture_rows(wide, alt=alt, size=192)
 # %% [markdown]
 # Neither is a sheet of emoji. The first grows one thing over the page: at nearly every
 # place the window looks like the inside of a picture, so it goes on. The second has
-# seen what lies between pictures, for a hundred steps. A city or a meadow would forgive
+# seen what lies between pictures, for sixty steps. A city or a meadow would forgive
 # that, an emoji does not: position matters in our pictures, and a window does not know
 # where it is.
 #

@@ -881,7 +881,7 @@ print(
 #   the clamped x₀ and that by way of ε then differ; the paper's code clamps, too.)
 # - **No noise at the last step.** Nobody would take it away any more.
 # - It may take **fewer steps** than it was trained on, for `posterior` takes any two
-#   times. Fifty of the thousand are enough for small pictures.
+#   times. Twenty-five of the thousand are enough for small pictures.
 #
 # With a caption it is guided as in lesson 08: asked twice, with the text and without,
 # and going further in the direction of the difference. Lesson 11 looks into that.
@@ -965,7 +965,7 @@ class Diffusion(nn.Module):
         *,
         seed: int | Sequence[int] = 0,
         guidance: float = 2.0,
-        steps: int = 50,
+        steps: int = 25,
         variance: str = "small",
         clamp: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -1038,7 +1038,7 @@ for variance in ("small", "large"):
         f"{variance} variance: it arrives:",
         torch.allclose(found, wanted / 2 + 0.5, atol=1e-5),
     )
-way = [x for x, _ in walker.stream(seed=range(64))]
+way = [x for x, _ in walker.stream(seed=range(64), steps=50)]
 middle = walker.times(50)[25]
 rest = way[25] - walker.signal[middle].sqrt() * wanted
 fits = rest.std().item() / (1 - walker.signal[middle]).sqrt().item()
@@ -1602,7 +1602,7 @@ exercises.check_keep_known(keep_known)
 #
 # ## Where this goes next
 #
-# A thousand steps, fifty, can it be ten? And what if no noise is put back at all?
+# A thousand steps, twenty-five, can it be ten? And what if no noise is put back at all?
 # **Lesson 11** makes the walk deterministic and short, turns it round, and looks at
 # guidance.
 #

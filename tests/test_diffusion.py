@@ -13,6 +13,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 
 from tests import helpers, tiny
+from tests.diffusions import SIDE, STEPS, Oracle, small
 from tests.helpers import gradients, noise
 from utils import checkpoints, data, device, tensors
 from utils.bricks.clip import CLIP
@@ -37,25 +38,11 @@ from utils.recipes import diffusion, drawing, engine
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 LIMITS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (1e-4, 0.02)}
 KINDS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-SIDE, STEPS = 16, 40
 
 
 def scheduler(schedule: str = "linear", **settings) -> DDPMScheduler:
     start, end = LIMITS[schedule]
     return DDPMScheduler(1000, start, end, SCHEDULES[schedule], **{"clip_sample": False} | settings)
-
-
-def small(scale: float = 0.2, **settings) -> Diffusion:
-    """A tiny Diffusion whose blocks do something."""
-    clip = tiny.model("clip_resnet").eval().requires_grad_(False)
-    torch.manual_seed(1)
-    size = {"side": SIDE, "steps": STEPS, "widths": (16, 32), "depth": 1} | settings
-    model = Diffusion(clip, **size)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += scale * torch.randn_like(parameter)
-    return model.eval()
 
 
 def rows(count: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -466,18 +453,6 @@ def test_guidance_goes_from_the_free_answer_through_the_asked_one():
 
 
 # ---------------------------------------------------------------- the loss
-
-
-class Oracle(nn.Module):
-    """In place of a network: answers what it is told, and remembers what it was asked."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer, self.asked = answer, []
-
-    def forward(self, x, t, text=None):
-        self.asked.append((x, t, text))
-        return self.answer(x, t)
 
 
 @pytest.mark.parametrize("kind", KINDS)

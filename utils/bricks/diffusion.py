@@ -328,7 +328,7 @@ class Diffusion(nn.Module):
         *,
         seed: int | Sequence[int] = 0,
         guidance: float = 2.0,
-        steps: int = 50,
+        steps: int = 25,
         variance: str = "small",
         clamp: bool = True,
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -49,7 +49,7 @@ class Recipe(engine.Recipe):
     warmup: int = 200
     schedule: str = "trapezoid"
     questions: int = 100
-    samples: int = 300  # in each group
+    samples: int = 150  # in each group
 
     def borrows(self) -> dict[str, str]:
         return {"clip": "clip_resnet"}
@@ -173,4 +173,4 @@ def copies(pictures: Tensor, known: Tensor) -> float:
     return percent(first < second / 3)
 
 
-RECIPES = {"diffusion": Recipe(steps=3000, batch=96)}
+RECIPES = {"diffusion": Recipe(steps=1600, batch=64)}
