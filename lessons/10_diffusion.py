@@ -881,7 +881,7 @@ print(
 #   the clamped x₀ and that by way of ε then differ; the paper's code clamps, too.)
 # - **No noise at the last step.** Nobody would take it away any more.
 # - It may take **fewer steps** than it was trained on, for `posterior` takes any two
-#   times. Twenty-five of the thousand are enough for small pictures.
+#   times. Unless told otherwise it takes 25 of the thousand.
 #
 # With a caption it is guided as in lesson 08: asked twice, with the text and without,
 # and going further in the direction of the difference. Lesson 11 looks into that.
