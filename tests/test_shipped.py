@@ -324,10 +324,10 @@ def test_a_shipped_model_loads_and_its_card_is_true(name):
 # models that draw, with fewer labels to ask for, and how many points a figure may be off, about
 # three deviations: other labels are asked for, and another machine draws other pictures
 DRAWING = {"dalle": {"questions": 30, "moves": 0}}
-DRAWING |= {"diffusion": {}}  # the labels of its card, and fewer groups, see below
+DRAWING |= {"diffusion": {}}  # the very labels of its card, and half of its groups
 OFF = {"best_of_16": 20, "found": 15, "found_guided": 12, "copies": 5}
 OFF |= {"set_aside_found": 12, "set_aside_style": 12}
-OFF |= {"frechet": 30, "frechet_codes": 15, "frechet_real": 15, "frechet_error": 30}
+OFF |= dict.fromkeys(("frechet", "frechet_codes", "frechet_real", "frechet_error"), 15)
 
 
 @pytest.mark.slow
