@@ -237,6 +237,18 @@ def test_what_is_refused():
         "eta is 1.5; give a share from 0": how(eta=1.5),
         "eta is -0.1; give a share from 0": how(eta=-0.1),
         "eta is nan; give a share from 0": how(eta=math.nan),
+        "guidance is inf; give one number": how(guidance=math.inf),
+        "guidance is 'loud'; give one number": how(guidance="loud"),
+        "steps is 2.5; take a whole number": how(steps=2.5),
+        "seed is None; take a whole number": how(seed=None),
+        "pictures are 15×16 pixels; scale them": lambda: invert(model, torch.ones(1, 3, 15, 16)),
+        "pictures are float (B, 3, H, W)": lambda: invert(model, torch.ones(3, SIDE, SIDE)),
+        "dice need noise and a walk to a picture": lambda: last(
+            walk(model, torch.zeros(1, 3, SIDE, SIDE), model.times(4), eta=0.5)
+        ),
+        "dice need noise and a walk to a picture;": lambda: last(
+            walk(model, torch.zeros(1, 3, SIDE, SIDE), [-1, 0, 9], eta=0.5, noise=lambda: 0)
+        ),
     }
     for said, action in asked.items():
         assert helpers.refusal(action).startswith(said)

@@ -4,7 +4,7 @@ Built by `make build` from lessons/10_diffusion.py: edit them there.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -321,6 +321,28 @@ class Diffusion(nn.Module):
         stops = torch.linspace(self.steps - 1, 0, steps, dtype=torch.float64)
         return [*stops.round().int().tolist(), -1]
 
+    def begin(
+        self, prompts: Sequence[str] | None, seed: int | Sequence[int]
+    ) -> tuple[Callable[[], Tensor], Tensor | None]:
+        """What gives new noise, (B, 3, S, S), at each call, and what prompts say.
+
+        Each picture has the noise of its own seed, whoever stands beside it.
+        """
+        if prompts is None:
+            seeds, text = [seed] if isinstance(seed, int) else list(seed), None
+            if not seeds:
+                raise ValueError("there is no seed; give one for each picture")
+        else:
+            prompts = check_prompts(prompts)
+            seeds, text = each_seed(seed, len(prompts)), self.encode_text(prompts)
+        draws, shape = [device.generator(s) for s in seeds], (3, self.side, self.side)
+
+        def noise() -> Tensor:
+            each = [torch.randn(shape, generator=draw) for draw in draws]
+            return torch.stack(each).to(self.signal.device)
+
+        return noise, text
+
     @torch.no_grad()
     def stream(
         self,
@@ -342,23 +364,10 @@ class Diffusion(nn.Module):
             raise ValueError(f"the variance is {variance!r}; choose small or large")
         if not math.isfinite(guidance):
             raise ValueError(f"the guidance is {guidance}; give a number, e.g. 2.0")
-        if prompts is None:
-            seeds, text = [seed] if isinstance(seed, int) else list(seed), None
-            if not seeds:
-                raise ValueError("there is no seed; give one for each picture")
-        else:
-            prompts = check_prompts(prompts)
-            seeds, text = each_seed(seed, len(prompts)), self.encode_text(prompts)
-        draws = [device.generator(s) for s in seeds]
-        shape, here = (3, self.side, self.side), self.signal.device
-
-        def noise() -> Tensor:  # of each picture its own, whoever stands beside it
-            each = [torch.randn(shape, generator=draw) for draw in draws]
-            return torch.stack(each).to(here)
-
+        noise, text = self.begin(prompts, seed)
         x, times = noise(), self.times(steps)
         for now, before in zip(times, times[1:], strict=False):
-            t = torch.full((len(x),), now, device=here)
+            t = torch.full((len(x),), now, device=x.device)
             x0, _ = self.read(x, t, text, guidance)
             x0 = x0.clamp(-1, 1) if clamp else x0
             yield x, x0

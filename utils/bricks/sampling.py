@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from utils import device
-from utils.bricks.dalle import check_prompts, each_seed
 from utils.bricks.diffusion import Diffusion, read_off, spread
+from utils.given import takes
 
 
 def ddim_step(
@@ -89,6 +88,8 @@ def walk(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; give a share from 0, no dice, to 1, DDPM's")
+    if eta and (noise is None or times[0] < times[-1]):
+        raise ValueError("dice need noise and a walk to a picture; give an eta of 0")
     for now, then in zip(times, times[1:], strict=False):
         # a picture has no time of its own: the network is told the least
         x0, eps = look(model, x, max(now, 0), text, guidance, clamp)
@@ -98,6 +99,7 @@ def walk(
     yield x, x
 
 
+@takes(seed="seeds", steps="whole", guidance="number", eta="number")
 @torch.no_grad()
 def sample(
     model: Diffusion,
@@ -116,20 +118,7 @@ def sample(
     """
     if not math.isfinite(guidance):
         raise ValueError(f"the guidance is {guidance}; give a number, e.g. 2.0")
-    if prompts is None:
-        seeds, text = [seed] if isinstance(seed, int) else list(seed), None
-        if not seeds:
-            raise ValueError("there is no seed; give one for each picture")
-    else:
-        prompts = check_prompts(prompts)
-        seeds, text = each_seed(seed, len(prompts)), model.encode_text(prompts)
-    draws = [device.generator(s) for s in seeds]
-    shape = (3, model.side, model.side)
-
-    def noise() -> Tensor:
-        each = [torch.randn(shape, generator=draw) for draw in draws]
-        return torch.stack(each).to(model.signal.device)
-
+    noise, text = model.begin(prompts, seed)
     how = {"guidance": guidance, "eta": eta, "clamp": clamp, "noise": noise}
     yield from walk(model, noise(), model.times(steps), text, **how)
 
@@ -140,6 +129,7 @@ def last(frames: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
     return ((x + 1) / 2).clamp(0, 1)
 
 
+@takes(pictures="pictures", steps="whole")
 def invert(
     model: Diffusion, pictures: Tensor, steps: int = 50, text: Tensor | None = None
 ) -> Tensor:
@@ -148,6 +138,9 @@ def invert(
     text: (B, dim), what the pictures show, or None. Without clamping or guidance, which
     lose what is needed for the way back. Song et al. 2021, sec. 4.3.
     """
+    if pictures.shape[2:] != (model.side, model.side):
+        found = "×".join(map(str, pictures.shape[2:]))
+        raise ValueError(f"pictures are {found} pixels; scale them to {model.side}")
     rising = model.times(steps)[::-1]
     *_, (noise, _) = walk(model, 2 * pictures - 1, rising, text, clamp=False)
     return noise
