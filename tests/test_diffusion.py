@@ -496,6 +496,11 @@ def test_the_times_go_down_to_the_picture():
     assert model.times(STEPS) == [*range(STEPS - 1, -1, -1), -1]
     assert model.times(4) == [39, 26, 13, 0, -1]
     assert model.times(1) == [39, -1]
+    assert model.times(3, 20) == [20, 10, 0, -1]
+    assert model.times(1, 0) == [0, -1]
+    refused = {"the first is 40": (3, 40), "the first is -1": (1, -1), "there are 4 steps": (4, 2)}
+    for said, asked in refused.items():
+        assert helpers.refusal(lambda asked=asked: model.times(*asked)).startswith(said)
 
 
 def one_by_one(model: Diffusion, seed: int, steps: int, variance: str, x0_of) -> torch.Tensor:

@@ -188,6 +188,17 @@ def test_the_way_back_misses_by_less_the_finer_the_steps():
     torch.testing.assert_close(found, (2 * picture - 1) / 0.5, atol=0.12, rtol=0.05)
 
 
+def test_part_of_the_way_to_the_noise():
+    """A walk to a time holds what the closed form has there, if pictures are normal."""
+    model, picture = exact(), 0.5 + 0.1 * noise(2, 3, SIDE, SIDE, seed=1)
+    found = invert(model, picture, 21, first=20)
+    left = model.signal[20]
+    factor = (left * 0.25 + 1 - left).sqrt() / 0.5  # of the deviations there and here
+    torch.testing.assert_close(found, factor * (2 * picture - 1), atol=0.05, rtol=0.05)
+    again = last(walk(model, found, model.times(21, 20), clamp=False))
+    assert (again - picture).abs().mean() < 0.01
+
+
 def test_without_dice_walks_end_in_the_order_in_which_they_began():
     model = exact()
     begin = torch.linspace(-2, 2, 9).view(-1, 1, 1, 1).expand(-1, 3, SIDE, SIDE)
@@ -242,6 +253,9 @@ def test_what_is_refused():
         "steps is 2.5; take a whole number": how(steps=2.5),
         "seed is None; take a whole number": how(seed=None),
         "pictures are 15×16 pixels; scale them": lambda: invert(model, torch.ones(1, 3, 15, 16)),
+        "the first is 40; choose 0 to 39": lambda: invert(
+            model, torch.ones(1, 3, SIDE, SIDE), 2, first=STEPS
+        ),
         "pictures are float (B, 3, H, W)": lambda: invert(model, torch.ones(3, SIDE, SIDE)),
         "dice need noise and a walk to a picture": lambda: last(
             walk(model, torch.zeros(1, 3, SIDE, SIDE), model.times(4), eta=0.5)

@@ -129,19 +129,24 @@ def last(frames: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
     return ((x + 1) / 2).clamp(0, 1)
 
 
-@takes(pictures="pictures", steps="whole")
+@takes(pictures="pictures", steps="whole", first="whole")
 def invert(
-    model: Diffusion, pictures: Tensor, steps: int = 50, text: Tensor | None = None
+    model: Diffusion,
+    pictures: Tensor,
+    steps: int = 50,
+    text: Tensor | None = None,
+    first: int | None = None,
 ) -> Tensor:
     """Pictures (B, 3, S, S) in [0, 1] → the noise from which `walk` comes to them.
 
-    text: (B, dim), what the pictures show, or None. Without clamping or guidance, which
-    lose what is needed for the way back. Song et al. 2021, sec. 4.3.
+    text: (B, dim), what the pictures show, or None; first: the time to which it goes,
+    see `Diffusion.times`. Without clamping or guidance, which lose what is needed for
+    the way back. Song et al. 2021, sec. 4.3.
     """
     if pictures.shape[2:] != (model.side, model.side):
         found = "×".join(map(str, pictures.shape[2:]))
         raise ValueError(f"pictures are {found} pixels; scale them to {model.side}")
-    rising = model.times(steps)[::-1]
+    rising = model.times(steps, first)[::-1]
     *_, (noise, _) = walk(model, 2 * pictures - 1, rising, text, clamp=False)
     return noise
 

@@ -37,10 +37,10 @@ class Recipe(engine.Recipe):
     noise: str = "cosine"  # the schedule of the noise, see `betas`
     times: int = 1000
     predicts: str = "v"
-    widths: tuple[int, ...] = (64, 128, 160)
-    depth: int = 2
+    widths: tuple[int, ...] = (48, 96, 160)
+    depth: int = 1
     patch: int = 2
-    mixed: tuple[int, ...] = (1,)
+    mixed: tuple[int, ...] = (1, 2)
     moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
     silent: float = 0.1  # the share of captions that are left out
     guidance: float = 2.0
@@ -173,4 +173,4 @@ def copies(pictures: Tensor, known: Tensor) -> float:
     return percent(first < second / 3)
 
 
-RECIPES = {"diffusion": Recipe(steps=1600, batch=64)}
+RECIPES = {"diffusion": Recipe(steps=4000, batch=64)}
