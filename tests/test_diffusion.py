@@ -773,12 +773,14 @@ def test_every_parameter_but_the_clips_has_its_role():
     assert matrices == {own[name].data_ptr() for name in hidden}
 
 
-def test_the_shipped_size_fits():
+def test_what_the_recipe_builds_is_what_is_shipped_and_fits():
     clip = tiny.model("clip_resnet").requires_grad_(False)
     clip.config["dim"] = 256
     model = diffusion.RECIPES["diffusion"].build(styled(), {"clip": clip})
     count = sum(p.numel() for p in model.unet.parameters())
-    assert 6.5e6 < count and 2 * count < 13.9e6
+    size = checkpoints.card("diffusion")["bytes"]
+    assert 2 * count == pytest.approx(size, rel=0.01)
+    assert size < 13.9e6
 
 
 @pytest.mark.parametrize("aside", [0, 2])
