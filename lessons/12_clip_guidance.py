@@ -493,14 +493,15 @@ print("asked for:", ", ".join(LABELS))
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A word bends colours; where the guide speaks, shapes follow, and the layout of the
-# free picture can still be made out: the noise was the same. Shouted at, the walk is
-# torn out of the pictures that the model knows, unless the shout is limited.
+# A word bends colours and leaves an outline here and there; where the guide speaks,
+# shapes follow, and little of the free picture is left. Shouted at, all is covered with
+# grain that no picture of the model has, unless the shout is limited.
 #
 # </details>
 #
 # Guide and judge, as in lesson 09: the guide's cosine may be bought with grain, the
-# judge's cannot. Beside them real pictures and, as a control, the next picture's label.
+# judge's less easily. Beside them real pictures and, as a control, the next picture's
+# label.
 
 
 # %%
@@ -598,8 +599,8 @@ print("red refused, less red than without a word of it:", refused < plain)
 # %% [markdown]
 # ## Against its elders
 #
-# Fifty labels, one picture each, measured once (five minutes on one core; lesson 09's a
-# little longer), by the judge among a hundred labels:
+# Fifty labels, one picture each, found by the judge among a hundred. The first row is
+# lesson 09's; the others were measured once, in five minutes on one core:
 #
 # | | the judge finds | asked for one picture |
 # |---|---|---|
@@ -803,8 +804,8 @@ exercises.check_symmetry(symmetry)
 
 # %% [markdown]
 # > **Exercise 3 · Without the way back through the U-Net** — difficulty 3 of 3, about
-# > 12 minutes. Why it matters: half of the time goes into the gradient through the
-# > network. Hold ε̂ fixed instead, as if it did not depend on x: then x̂₀ is a straight
+# > 12 minutes. Why it matters: the way back through the U-Net costs time and memory at
+# > each step. Hold ε̂ fixed instead, as if it did not depend on x: then x̂₀ is a straight
 # > line in x. Write `cheap_slope(slope0, signal)`: from the slope by x̂₀ the one by x.
 
 
