@@ -11,7 +11,7 @@ here and its name in MODULES. It brings its section of the page:
 import importlib
 from types import ModuleType
 
-MODULES = ("clip", "loss", "vq_vae", "dalle")  # in the order of the page
+MODULES = ("clip", "loss", "vq_vae", "dalle", "diffusion")  # in the order of the page
 
 
 def modules() -> list[ModuleType]:

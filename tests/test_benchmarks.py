@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import MODULES, clip, dalle, loss, modules, report, vq_vae
+from benchmarks import MODULES, clip, dalle, diffusion, loss, modules, report, vq_vae
 from benchmarks.measure import FEWEST, WARM_UP, Row, agree, peak_bytes, race, weigh
 from tests import tiny
 from tests.helpers import noise
@@ -252,6 +252,33 @@ def test_the_model_that_draws_is_no_identity():
     )
 
 
+NOISE = {
+    "recipe": tiny.MODELS["latent_diffusion"].recipe,
+    "pixel": tiny.MODELS["diffusion"].recipe,
+    "clip": tiny.MODELS["clip_resnet"].recipe,
+    "autoencoder": tiny.MODELS["kl"].recipe,
+    "groups": 2,
+    "sizes": (3, 2),
+    "sides": (32, 64),
+}
+
+
+def test_the_u_net_is_measured_against_one_of_its_size():
+    rows = list(diffusion.rows(CPU, 0.0, **NOISE, widths=(12, 24), pairs=tiny.pairs()))
+    assert [row.what for row in rows] == [
+        "training step of the U-Net, 3 latents, float32",
+        "2 latents drawn in 25 steps with guidance",
+        "a step on 2 pictures of 32 px, in latents against in pixels",
+        "a step on 2 pictures of 64 px, in latents against in pixels",
+    ]
+    assert all(row.ours > 0 and row.theirs > 0 and row.half for row in rows)
+
+
+def test_a_u_net_of_another_size_is_not_raced():
+    with pytest.raises(ValueError, match="ours has .+ parameters, theirs .+; choose other widths"):
+        next(diffusion.rows(CPU, 0.0, **NOISE, widths=(8, 8), pairs=tiny.pairs()))
+
+
 # The page
 
 
@@ -345,6 +372,9 @@ def test_the_shipped_page_has_whole_rows(shipped):
         (dalle, "4 pictures of DALL·E, ", 1),
         (dalle, f"{dalle.CANDIDATES} candidates of DALL·E, ", 1),
         (dalle, "attention of ", 6),
+        (diffusion, "training step of the U-Net, ", 1),
+        (diffusion, f"{diffusion.DRAWN} latents drawn in 25 steps ", 1),
+        (diffusion, "a step on ", 3),
     ]:
         assert sum(row.what.startswith(beginning) for row in shipped[module]) >= count
     assert all(shipped.values())

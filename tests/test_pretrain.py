@@ -53,7 +53,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize(
-    "name", ["clip", "clip_resnet", "dvae", "vq_vae", "fought", "dalle", "diffusion"]
+    "name",
+    ["clip", "clip_resnet", "dvae", "vq_vae", "fought", "dalle", "diffusion", "kl"]
+    + ["latent_diffusion"],
 )
 def test_two_processes_train_as_one(name, tmp_path):
     """Also where patches are dropped, batches normalised, noise drawn and losses weighed."""
@@ -61,7 +63,7 @@ def test_two_processes_train_as_one(name, tmp_path):
     def start(folder: str, *launcher: str, **settings: str) -> dict:
         """The state that a run ends with, in processes of its own, without rounding to bfloat16."""
         (tmp_path / folder).mkdir()
-        for other in ("clip", "clip_resnet", "vqgan", "dalle"):  # to borrow, and to measure with
+        for other in ("clip", "clip_resnet", "vqgan", "dalle", "kl"):  # borrowed, or helpers
             tiny.save(other, tmp_path / folder)
         done = subprocess.run(
             [sys.executable, *launcher, runs.__file__, f"few_{name}", "--out", tmp_path / folder],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, dalle, diffusion, dvae, engine, vqgan
+from utils.recipes import autoencoders, dalle, diffusion, dvae, engine, latent, vqgan
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -110,11 +110,41 @@ def pixels(recipe: diffusion.Recipe) -> Tiny:
     return Tiny(recipe, use)
 
 
+def smooth(recipe: latent.Autoencoder) -> Tiny:
+    """An autoencoder without codes."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        given = pictures().to(next(model.parameters()).device)
+        return [*model.distribution(given), model.decode(model.encode(given))]
+
+    return Tiny(recipe, use)
+
+
+def latents(recipe: latent.Recipe) -> Tiny:
+    """A model that takes noise out of latents."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        prompts = [prompt for prompt in PROMPTS if prompt]
+        device = model.signal.device
+        vectors, states, _ = model.encode_text(PROMPTS)
+        x = torch.linspace(-1, 1, 6 * 4 * 4 * 8, device=device).view(6, 8, 4, 4)
+        said = model(x, torch.arange(6, device=device), model.encode_text(PROMPTS))
+        drawn = model.generate(prompts, steps=3, unwanted="fox")
+        return [vectors, states, said, drawn, model.generate(seed=[5], steps=2)]
+
+    return Tiny(recipe, use)
+
+
 STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 40, "batch": 8}
 STREAM |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3}  # all toys are of one style
 
 PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 40, "batch": 8}
 PIXELS |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3, "samples": 3}
+
+LATENTS = {"side": 32, "times": 50, "widths": (16, 32), "steps": 40, "batch": 8, "warmup": 4}
+LATENTS |= {"moves": 2, "aside": 0, "questions": 3}
 
 MODELS = {
     "clip": clip(VIT | {"keep": 0.5}, TRANSFORMER, seed=3),
@@ -125,6 +155,8 @@ MODELS = {
     "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
     "dalle": stream(dalle.Recipe(**STREAM)),
     "diffusion": pixels(diffusion.Recipe(**PIXELS)),
+    "kl": smooth(latent.Autoencoder(width=16, steps=40, batch=8, warmup=4, perceptual_start=20)),
+    "latent_diffusion": latents(latent.Recipe(**LATENTS)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
 }

@@ -35,6 +35,8 @@ MODELS = {
     "vqgan_l2": "utils.bricks.vq_vae:VQVAE",
     "dalle": "utils.bricks.dalle:DALLE",
     "diffusion": "utils.bricks.diffusion:Diffusion",
+    "kl": "utils.bricks.latent_diffusion:KLAutoencoder",
+    "latent_diffusion": "utils.bricks.latent_diffusion:LatentDiffusion",
 }
 
 

@@ -306,4 +306,6 @@ def described(value) -> str:
     if isinstance(value, Tensor):
         small = value.numel() <= 16 and not value.is_floating_point()
         return f" {value.tolist()}" if small else f" {tuple(value.shape)}"
+    if isinstance(value, list | tuple) and value and all(isinstance(x, Tensor) for x in value):
+        return f" of {', '.join(str(tuple(x.shape)) for x in value)}"
     return "" if isinstance(value, nn.Module) else f" = {value!r:.60}"

@@ -1,6 +1,6 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip, dalle, diffusion, dvae, vqgan
+from utils.recipes import autoencoders, clip, dalle, diffusion, dvae, latent, vqgan
 
 RECIPES = {
     **clip.RECIPES,
@@ -9,4 +9,5 @@ RECIPES = {
     **vqgan.RECIPES,
     **dalle.RECIPES,
     **diffusion.RECIPES,
+    **latent.RECIPES,
 }
