@@ -70,6 +70,11 @@ PICTURES = """() => jupyterapp.shell.currentWidget.content.widgets.map(
 VIEWS = """() => jupyterapp.shell.currentWidget.content.widgets.map(
     cell => (cell.model.outputs ? cell.model.outputs.toJSON() : []).filter(
     output => output.data?.['application/vnd.jupyter.widget-view+json']).length)"""
+OPEN = """async path => {
+    await jupyterapp.restored;
+    for (const open of [...jupyterapp.shell.widgets('main')]) open.dispose();
+    await jupyterapp.commands.execute('docmanager:open', {path});
+}"""
 SHUT_DOWN = "() => jupyterapp.serviceManager.sessions.shutdownAll()"
 RUN_ONE = """async i => {
     const content = jupyterapp.shell.currentWidget.content;
@@ -250,25 +255,33 @@ def explained(lesson: Lesson):
         raise
 
 
+@pytest.fixture(scope="module")
+def shelf(lab):
+    """A page in which the notebooks as shipped are opened, one after the other."""
+    shelf = lab(f"notebooks/{LESSONS[0]}")
+    yield shelf
+    shelf.page.evaluate(SHUT_DOWN)
+    shelf.page.close()
+
+
 @pytest.mark.parametrize("name", LESSONS)
-def test_a_lesson_shows_as_it_is_shipped(lab, name):
+def test_a_lesson_shows_as_it_is_shipped(shelf, name):
     """Nothing is run: every stored picture shows, and no view of a widget is stored."""
-    shipped = lab(f"notebooks/{name}")
-    with explained(shipped):
-        shipped.page.evaluate(READY)
+    with explained(shelf):
+        shelf.page.evaluate(OPEN, f"notebooks/{name}.ipynb")
+        shelf.page.evaluate(READY)
         # a view whose model is gone would show an error
-        assert not any(shipped.page.evaluate(VIEWS))
-        stored = shipped.page.evaluate(PICTURES)
+        assert not any(shelf.page.evaluate(VIEWS))
+        stored = shelf.page.evaluate(PICTURES)
         assert sum(stored)
         for i, count in enumerate(stored):
             if not count:
                 continue
-            images = shipped.scrolled(i).locator(".jp-OutputArea-output img")
+            images = shelf.scrolled(i).locator(".jp-OutputArea-output img")
             expect(images).to_have_count(count)
             for image in images.all():
                 expect(image).not_to_have_js_property("naturalWidth", 0)
-    shipped.page.evaluate(SHUT_DOWN)
-    shipped.page.close()
+        shelf.page.evaluate(SHUT_DOWN)
 
 
 def test_every_blank_waits_and_nothing_complains(lesson):

@@ -948,12 +948,17 @@ def test_the_best_of_sixteen_is_the_guides_choice(monkeypatch):
 
     def generate(prompts, seed, guidance):
         seen.update(prompts=prompts, seeds=list(seed), guidance=guidance)
-        return torch.arange(16.0).view(16, 1, 1, 1).expand(-1, 3, 2, 2)
+        return torch.arange(32.0).view(32, 1, 1, 1).expand(-1, 3, 2, 2)
+
+    def rerank(guide, pictures, label):
+        assert pictures.shape == (16, 3, 2, 2)
+        return torch.tensor({"fox 3": [11, 3], "fox 4": [2, 0]}[label])
 
     monkeypatch.setattr(model, "generate", generate)
-    monkeypatch.setattr(dalle, "rerank", lambda guide, pictures, label: torch.tensor([11, 3]))
-    assert RECIPE.best(model, None, "fox 3")[0, 0, 0] == 11
-    assert seen == {"prompts": ["fox 3"] * 16, "seeds": list(range(16)), "guidance": 2.0}
+    monkeypatch.setattr(dalle, "rerank", rerank)
+    assert RECIPE.best(model, None, ["fox 3", "fox 4"])[:, 0, 0, 0].tolist() == [11, 16 + 2]
+    asked = ["fox 3"] * 16 + ["fox 4"] * 16
+    assert seen == {"prompts": asked, "seeds": [*range(16)] * 2, "guidance": 2.0}
 
 
 @pytest.mark.parametrize("aside", [0, 2])

@@ -14,7 +14,7 @@ from utils.data import Pairs
 from utils.recipes import engine
 from utils.recipes.drawing import (
     AMONG,
-    CAPTIONS,
+    FromCaptions,
     asked,
     batch,
     moved,
@@ -28,7 +28,7 @@ CANDIDATES = 16  # samples to rank
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(engine.Recipe):
+class Recipe(FromCaptions):
     merges: int = 1486  # with 512 byte symbols and START and END, a vocabulary of 2,000
     text: int = 16
     width: int = 224
@@ -36,14 +36,10 @@ class Recipe(engine.Recipe):
     heads: int = 7
     dropout: float = 0.1
     keep: float = 0.9  # the share of codes that are shown as they are
-    moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
-    silent: float = 0.1  # the share of captions that are left out
     guidance: float = 2.0
-    aside: int = 200
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 200
-    schedule: str = "trapezoid"
     average: float = 0.998
     questions: int = 100
 
@@ -104,21 +100,18 @@ class Recipe(engine.Recipe):
         figures, _ = self.asked_for(model, splits, others, 4 * self.questions)
         kept, _ = shown(splits["train"], self.aside)
         labels, pool = asked(kept, self.questions)
-        best = [self.best(model, others["guide"], label) for label in labels]
-        found = found_among(others["judge"], torch.stack(best), labels, pool, AMONG)
+        parts = [labels[i : i + 6] for i in range(0, len(labels), 6)]
+        best = torch.cat([self.best(model, others["guide"], part) for part in parts])
+        found = found_among(others["judge"], best, labels, pool, AMONG)
         return figures | {"best_of_16": percent(found)}
 
-    def best(self, model: DALLE, guide: nn.Module, label: str) -> Tensor:
-        seeds = range(CANDIDATES)
-        pictures = model.generate([label] * CANDIDATES, seed=seeds, guidance=self.guidance)
-        return pictures[rerank(guide, pictures, label)[0]]
-
-    def notes(self) -> dict:
-        return {
-            "captions": CAPTIONS,
-            "set_aside": f"{self.aside} (concept, style) pairs of train, utils.data.set_aside; "
-            "each concept was shown in its other styles",
-        }
+    def best(self, model: DALLE, guide: nn.Module, labels: list[str]) -> Tensor:
+        """For each label what the guide likes best of its candidates: (N, 3, S, S)."""
+        prompts = [label for label in labels for _ in range(CANDIDATES)]
+        seeds = [*range(CANDIDATES)] * len(labels)
+        drawn = model.generate(prompts, seed=seeds, guidance=self.guidance).split(CANDIDATES)
+        groups = zip(labels, drawn, strict=True)
+        return torch.stack([group[rerank(guide, group, label)[0]] for label, group in groups])
 
 
 ROLES = {

@@ -18,7 +18,7 @@ from utils.bricks.zero_shot import image_vectors
 from utils.data import Pairs
 from utils.recipes import engine
 from utils.recipes.drawing import (
-    CAPTIONS,
+    FromCaptions,
     asked,
     batch,
     moved,
@@ -32,7 +32,7 @@ GROUPS = 4  # of samples, for the error of the Fréchet distance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(engine.Recipe):
+class Recipe(FromCaptions):
     side: int = 32
     noise: str = "cosine"  # the schedule of the noise, see `betas`
     times: int = 1000
@@ -41,13 +41,9 @@ class Recipe(engine.Recipe):
     depth: int = 1
     patch: int = 2
     mixed: tuple[int, ...] = (1, 2)
-    moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
-    silent: float = 0.1  # the share of captions that are left out
     guidance: float = 2.0
-    aside: int = 200
     weight_decay: float = 0.01
     warmup: int = 200
-    schedule: str = "trapezoid"
     questions: int = 100
     samples: int = 150  # in each group
 
@@ -123,13 +119,6 @@ class Recipe(engine.Recipe):
                 found[name].append(1000 * frechet_distance(vectors, known))
         figures = {name: round(mean(values), 1) for name, values in found.items()}
         return figures | {"frechet_error": round(torch.tensor(found["frechet"]).std().item(), 1)}
-
-    def notes(self) -> dict:
-        return {
-            "captions": CAPTIONS,
-            "set_aside": f"{self.aside} (concept, style) pairs of train, utils.data.set_aside; "
-            "each concept was shown in its other styles",
-        }
 
 
 FREE = {"guidance": 0.0, "temperature": 1.0}  # DALL·E without a prompt, as it learnt

@@ -1,6 +1,7 @@
 """What the recipes of models that draw from words share: captions, batches, what is measured."""
 
 import random
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from utils import device as devices
 from utils.bricks.dalle import found_among
 from utils.bricks.zero_shot import image_vectors, linear_probe, probe_scores
 from utils.data import STYLE_WORDS, STYLES, Pairs, set_aside, with_article
+from utils.recipes import engine
 
 CAPTIONS = (
     "{label}",
@@ -20,6 +22,30 @@ CAPTIONS = (
     "{label}, {keyword}",
 )
 AMONG = 100  # captions to choose from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(engine.Recipe):
+    """What the recipes of all models that draw share."""
+
+    moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
+    aside: int = 200  # pairs of train that are not shown
+    schedule: str = "trapezoid"
+
+    def notes(self) -> dict:
+        kept = "each concept was shown in its other styles"
+        pairs = f"{self.aside} (concept, style) pairs of train, utils.data.set_aside"
+        return {"set_aside": f"{pairs}; {kept}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromCaptions(Generator):
+    """What those share that draw what captions say."""
+
+    silent: float = 0.1  # the share of captions that are left out
+
+    def notes(self) -> dict:
+        return {"captions": CAPTIONS} | super().notes()
 
 
 def shown(train: Pairs, aside: int) -> tuple[Pairs, Pairs]:

@@ -23,7 +23,7 @@ from utils.recipes.autoencoders import batch as some_pictures
 from utils.recipes.autoencoders import clean, device_of
 from utils.recipes.drawing import (
     AMONG,
-    CAPTIONS,
+    FromCaptions,
     asked,
     batch,
     drawn,
@@ -106,7 +106,7 @@ def measure(model: KLAutoencoder, pictures: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(engine.Recipe):
+class Recipe(FromCaptions):
     side: int = 64
     noise: str = "cosine"  # the schedule of the noise, see `betas`
     times: int = 1000
@@ -114,13 +114,9 @@ class Recipe(engine.Recipe):
     widths: tuple[int, ...] = (128, 192)
     depth: int = 1
     mixed: tuple[int, ...] = (0, 1)
-    moves: int = 4  # shifts by a pixel or two; as many pictures are moved as stand still
-    silent: float = 0.1  # the share of captions that are left out
     guidance: float = 3.0
-    aside: int = 200
     weight_decay: float = 0.01
     warmup: int = 200
-    schedule: str = "trapezoid"
     questions: int = 100
 
     def borrows(self) -> dict[str, str]:
@@ -178,13 +174,6 @@ class Recipe(engine.Recipe):
         pictures = drawn(model, labels, self.guidance)
         found = found_among(others["judge"], pictures, labels, pool, AMONG)
         return figures | {"unseen_found": percent(found)}
-
-    def notes(self) -> dict:
-        return {
-            "captions": CAPTIONS,
-            "set_aside": f"{self.aside} (concept, style) pairs of train, utils.data.set_aside; "
-            "each concept was shown in its other styles",
-        }
 
 
 ROLES = {
