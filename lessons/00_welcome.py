@@ -21,6 +21,7 @@
 import torch
 
 from utils import checkpoints, data, machine, plots, widgets
+from utils.bricks.unclip import imagine
 from utils.bricks.zero_shot import classify
 
 train = data.load_emoji("train").where(skin_tone="none")
@@ -57,12 +58,26 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 # %% [markdown]
 # Nobody showed it a brown heart. It learnt from other pictures with other captions, of
 # other hearts and other brown things. By the end of lesson 04 you have run every line
-# of the model, and in the practice notebooks written those that matter. This row of
-# pictures grows with the course: parts II and III draw some.
+# of the model, and in the practice notebooks written those that matter.
+#
+# And by the end of the course you have built machines that draw. Four wishes, and what
+# three of them make of each, one attempt a wish; nothing was picked:
+
+# %%
+WISHES = ["red apple", "a flat drawing of cat face", "a 3D drawing of purple heart"]
+WISHES += ["a shaded drawing of rocket"]
+DRAWERS = {"DALL·E, lesson 08": "dalle", "latent diffusion, 14": "latent_diffusion"}
+strip = {
+    name: checkpoints.load(model).generate(WISHES, guidance=3.0).cpu()
+    for name, model in DRAWERS.items()
+}
+imagined = imagine(checkpoints.load("prior"), WISHES)
+strip["unCLIP, 15"] = checkpoints.load("unclip").draw(imagined).cpu()
+plots.picture_rows(strip, alt="Apples, cats, hearts and rockets in three hands")
 
 # %% [markdown]
 # ## The map
-# Fifteen lessons in three parts. Lessons 01 to 14 are here; the last follows.
+# Fifteen lessons in three parts, each of which ends with pictures that you ask for.
 #
 # ![The map of the course. Part one, words meet pictures: image encoders, text encoders,
 # contrastive loss, zero-shot prompting. Part two, pictures as codes: VQ-VAE, dVAE,
@@ -81,10 +96,10 @@ print("of all, one in six to one in three are right:", 1 / 6 < accuracy < 1 / 3)
 # GPU. The network can be off. A lesson takes an evening. In minutes, estimated from
 # its length, to read and run it, and to solve its exercises:
 #
-# | lesson | 01 | 02 | 03 | 04 | 05 | 06 | 07 | 08 | 09 | 10 | 11 | 12 | 13 | 14 |
-# |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-# | read and run | 90 | 70 | 60 | 70 | 75 | 75 | 80 | 80 | 60 | 90 | 60 | 55 | 55 | 60 |
-# | exercises | 40 | 40 | 25 | 30 | 40 | 35 | 45 | 30 | 30 | 35 | 30 | 30 | 30 | 30 |
+# | lesson | 01 | 02 | 03 | 04 | 05 | 06 | 07 | 08 | 09 | 10 | 11 | 12 | 13 | 14 | 15 |
+# |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+# | run | 90 | 70 | 60 | 70 | 75 | 75 | 80 | 80 | 60 | 90 | 60 | 55 | 55 | 60 | 55 |
+# | solve | 40 | 40 | 25 | 30 | 40 | 35 | 45 | 30 | 30 | 35 | 30 | 30 | 30 | 30 | 30 |
 
 # %% [markdown]
 # ## How a lesson works

@@ -22,7 +22,7 @@ from utils.recipes import engine
 RECIPES = {name: entry.recipe for name, entry in tiny.MODELS.items()}
 # of few steps, for what two processes must do alike
 FEW = ("clip", "clip_resnet", "clip_bag", "dvae", "vqgan_l2", "vq_vae", "vqgan")
-FEW += ("dalle", "diffusion", "kl", "latent_diffusion")
+FEW += ("dalle", "diffusion", "kl", "latent_diffusion", "prior", "unclip")
 RECIPES |= {f"few_{name}": replace(RECIPES[name], steps=4) for name in FEW}
 RECIPES["few_fought"] = replace(RECIPES["few_vqgan"], critic_start=0)
 

@@ -38,7 +38,7 @@ SHORT = replace(tiny.clip(VIT, TRANSFORMER).recipe, steps=2)
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     run = Run("clip", tmp_path)
-    run.wait_for("step 3/40")
+    run.wait_for("step 3/24")
     os.kill(run.process.pid, signal.SIGINT)
     assert run.end() == 1
     assert run.said().endswith("\nstopped; run the same command again to go on\n")
@@ -50,39 +50,50 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 # Several processes
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-@pytest.mark.parametrize(
-    "name",
-    ["clip", "clip_resnet", "dvae", "vq_vae", "fought", "dalle", "diffusion", "kl"]
-    + ["latent_diffusion"],
-)
-def test_two_processes_train_as_one(name, tmp_path):
-    """Also where patches are dropped, batches normalised, noise drawn and losses weighed."""
+TOGETHER = ["clip", "clip_resnet", "dvae", "vq_vae", "fought", "dalle", "diffusion", "kl"]
+TOGETHER += ["latent_diffusion", "prior", "unclip"]
 
-    def start(folder: str, *launcher: str, **settings: str) -> dict:
-        """The state that a run ends with, in processes of its own, without rounding to bfloat16."""
-        (tmp_path / folder).mkdir()
-        for other in ("clip", "clip_resnet", "vqgan", "dalle", "kl"):  # borrowed, or helpers
-            tiny.save(other, tmp_path / folder)
-        done = subprocess.run(
-            [sys.executable, *launcher, runs.__file__, f"few_{name}", "--out", tmp_path / folder],
-            env=os.environ | {"EXACT": "1"} | settings,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        return tensors.read(tmp_path / folder / "runs" / f"few_{name}" / "state.safetensors")[0]
+# borrowed, or helpers
+LENT = ("clip", "clip_resnet", "vqgan", "dalle", "kl", "latent_diffusion", "prior")
 
-    one = start("one")
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory) -> dict[str, Path]:
+    """Where one process, and where two, left the states of all runs, trained in turn."""
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
     launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    two = start("two", *launcher, **loopback)
+    found = {}
+    for count, way in {"one": [], "two": launcher}.items():
+        folder = tmp_path_factory.mktemp(count)
+        for other in LENT:
+            tiny.save(other, folder)
+        names = [f"few_{name}" for name in TOGETHER]
+        done = subprocess.run(
+            [sys.executable, *way, runs.__file__, *names, "--out", folder],
+            # without rounding to bfloat16
+            env=os.environ | {"EXACT": "1"} | loopback,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        found[count] = folder / "runs"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_processes_train_as_one(name, states):
+    """Also where patches are dropped, batches normalised, noise drawn and losses weighed."""
+    one, two = (
+        tensors.read(states[count] / f"few_{name}" / "state.safetensors")[0]
+        for count in ("one", "two")
+    )
     names = [key for key in one if key.startswith(("model.", "average."))]
     assert names
     for key in names:
@@ -95,7 +106,7 @@ def test_two_processes_train_as_one(name, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="needs flock")
 def test_the_second_run_of_a_name_says_that_another_holds_it(tmp_path):
     first = Run("clip", tmp_path)
-    first.wait_for("step 2/40")
+    first.wait_for("step 2/24")
     with pytest.raises(ValueError, match="^clip: another run holds .+lock; wait for its end, or"):
         engine.hold("clip", tmp_path, tmp_path / "runs")
     first.process.kill()

@@ -326,8 +326,12 @@ def test_a_shipped_model_loads_and_its_card_is_true(name):
 DRAWING = {"dalle": {"questions": 30, "moves": 0}}
 DRAWING |= {"diffusion": {}}  # the very labels of its card, and half of its groups
 DRAWING |= {"latent_diffusion": {"questions": 40, "moves": 0}}
+DRAWING |= {"prior": {}, "unclip": {"questions": 25}}
 OFF = {"best_of_16": 20, "found": 15, "found_guided": 12, "copies": 5}
 OFF |= {"set_aside_found": 12, "set_aside_style": 12, "unseen_found": 20}
+OFF |= {"unseen_cosine": 0.03, "unseen_text_cosine": 0.003, "unseen_text_found": 1}
+OFF |= {"nearer_than_its_group": 8, "found_without_prior": 15, "frechet_without_prior": 15}
+OFF |= {"like_real": 0.05, "like_real_without_prior": 0.05}
 OFF |= dict.fromkeys(("frechet", "frechet_codes", "frechet_real", "frechet_error"), 15)
 
 
@@ -373,6 +377,10 @@ def test_the_readme_says_what_the_cards_say():
     assert said.format(**metrics["diffusion"]) in readme(ROOT)
     said = "64 pixels wide, {found:g} % and {found_guided:g} %, and {set_aside_found:g} % of things"
     assert said.format(**metrics["latent_diffusion"]) in readme(ROOT)
+    said = "for a label it finds {found:g} %, and {found_without_prior:g} % without the prior"
+    assert said.format(**metrics["unclip"]) in readme(ROOT)
+    said = "another of its group is in {nearer_than_its_group:g} % of all cases"
+    assert said.format(**metrics["unclip"]) in readme(ROOT)
     minutes = sum(checkpoints.card(name)["minutes"] for name in SHIPPED)
     assert f"add up to {minutes / 60:.0f} hours" in readme(ROOT)
 

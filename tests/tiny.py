@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.data import Pairs
-from utils.recipes import autoencoders, dalle, diffusion, dvae, engine, latent, vqgan
+from utils.recipes import autoencoders, dalle, diffusion, dvae, engine, latent, unclip, vqgan
 from utils.recipes import clip as clips
 
 PROMPTS = [
@@ -61,14 +61,14 @@ def pictures() -> Tensor:
 
 
 def clip(image: dict, text: dict, **settings) -> Tiny:
-    size = {"dim": DIM, "merges": 40, "steps": 40, "batch": 16, "warmup": 4}
+    size = {"dim": DIM, "merges": 40, "steps": 24, "batch": 16, "warmup": 4}
     return Tiny(
         clips.Recipe(image=image, text=text, **size | settings),
         lambda model: [model.encode_image(pictures()), model.encode_text(PROMPTS)],
     )
 
 
-CODED = {"width": 16, "latent": 8, "steps": 40, "batch": 8, "warmup": 4, "continuous": 2}
+CODED = {"width": 16, "latent": 8, "steps": 24, "batch": 8, "warmup": 4, "continuous": 2}
 
 
 def codes(recipe: engine.Recipe) -> Tiny:
@@ -137,13 +137,40 @@ def latents(recipe: latent.Recipe) -> Tiny:
     return Tiny(recipe, use)
 
 
-STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 40, "batch": 8}
+def vectors(recipe: unclip.PriorRecipe) -> Tiny:
+    """A model that guesses the vector of a picture."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        prompts = [prompt for prompt in PROMPTS if prompt]
+        x = torch.linspace(-1, 1, 6 * DIM, device=model.signal.device).view(6, DIM)
+        t = torch.arange(6, device=x.device)
+        return [model(x, t, model.encode_text(PROMPTS)), model.generate(prompts, steps=3)]
+
+    return Tiny(recipe, use)
+
+
+def told(recipe: unclip.Recipe) -> Tiny:
+    """A model that draws a vector."""
+
+    @torch.no_grad()
+    def use(model: nn.Module) -> list[Tensor]:
+        place = model.vector.weight.device
+        given = nn.functional.normalize(torch.eye(DIM, device=place)[:3] + 0.1, dim=1)
+        return [*model.says(given)[:2], model.draw(given, seed=[1, 2, 3], steps=2)]
+
+    return Tiny(recipe, use)
+
+
+STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 24, "batch": 8}
 STREAM |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3}  # all toys are of one style
 
-PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 40, "batch": 8}
+PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 24, "batch": 8}
 PIXELS |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3, "samples": 3}
 
-LATENTS = {"side": 32, "times": 50, "widths": (16, 32), "steps": 40, "batch": 8, "warmup": 4}
+SHORT = {"moves": 2, "aside": 0, "questions": 3}
+VECTORS = {"width": 24, "depth": 1, "heads": 2, "steps": 24, "batch": 8, "warmup": 4} | SHORT
+LATENTS = {"side": 32, "times": 50, "widths": (16, 32), "steps": 24, "batch": 8, "warmup": 4}
 LATENTS |= {"moves": 2, "aside": 0, "questions": 3}
 
 MODELS = {
@@ -155,7 +182,9 @@ MODELS = {
     "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
     "dalle": stream(dalle.Recipe(**STREAM)),
     "diffusion": pixels(diffusion.Recipe(**PIXELS)),
-    "kl": smooth(latent.Autoencoder(width=16, steps=40, batch=8, warmup=4, perceptual_start=20)),
+    "kl": smooth(latent.Autoencoder(width=16, steps=24, batch=8, warmup=4, perceptual_start=20)),
+    "prior": vectors(unclip.PriorRecipe(**VECTORS)),
+    "unclip": told(unclip.Recipe(words=2, steps=24, batch=8, warmup=4, **SHORT)),
     "latent_diffusion": latents(latent.Recipe(**LATENTS)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),

@@ -37,6 +37,8 @@ MODELS = {
     "diffusion": "utils.bricks.diffusion:Diffusion",
     "kl": "utils.bricks.latent_diffusion:KLAutoencoder",
     "latent_diffusion": "utils.bricks.latent_diffusion:LatentDiffusion",
+    "prior": "utils.bricks.unclip:Prior",
+    "unclip": "utils.bricks.unclip:UnCLIP",
 }
 
 

@@ -1,6 +1,6 @@
 """How each shipped model is trained and measured: one engine, one module a model family."""
 
-from utils.recipes import autoencoders, clip, dalle, diffusion, dvae, latent, vqgan
+from utils.recipes import autoencoders, clip, dalle, diffusion, dvae, latent, unclip, vqgan
 
 RECIPES = {
     **clip.RECIPES,
@@ -10,4 +10,5 @@ RECIPES = {
     **dalle.RECIPES,
     **diffusion.RECIPES,
     **latent.RECIPES,
+    **unclip.RECIPES,
 }
