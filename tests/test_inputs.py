@@ -17,7 +17,16 @@ from torch import Tensor
 from tests import tiny
 from tests.helpers import refusal
 from utils import data, device, pictures, widgets
-from utils.bricks import dalle, text_encoders, vq_vae, vqgan, vqgan_clip, zero_shot
+from utils.bricks import (
+    clip_guidance,
+    dalle,
+    text_encoders,
+    unclip,
+    vq_vae,
+    vqgan,
+    vqgan_clip,
+    zero_shot,
+)
 from utils.bricks.clip import contrastive_loss, preprocess
 from utils.bricks.dvae import gumbel_softmax
 
@@ -135,6 +144,11 @@ PICTURE_DOORS = {
     "VQVAE": lambda x: model("vq_vae")(x)[0],
     "DVAE.encode": lambda x: model("dvae").latents(x),
     "perceptual distance": lambda x: vqgan.PerceptualDistance(model("clip_resnet")).features(x),
+    "KLAutoencoder.encode": lambda x: model("kl").encode(x),
+    "LatentDiffusion.encode": lambda x: model("latent_diffusion").encode(x),
+    "Prior.encode": lambda x: model("prior").encode(x),
+    "variations": lambda x: unclip.variations(model("unclip"), x, steps=2),
+    "noise_of": lambda x: unclip.noise_of(model("unclip"), x, steps=2),
 }
 BYTE_DOORS = {"image_vectors", "classify", "rerank"}
 NOISY = {"encode_image", "encode_image of a ResNet", "preprocess", "CLIP", "perceptual distance"}
@@ -219,6 +233,11 @@ def loop(prompts, **how):
     return last(vqgan_clip.optimise(prompts, least=8, **how))
 
 
+def led(prompts, **how):
+    how = {"clip": model("clip_resnet"), "model": model("diffusion"), "cuts": 2, "steps": 2} | how
+    return last(clip_guidance.guide(prompts, **how))
+
+
 TEXT_DOORS = {
     "tokenizer": lambda x: model("clip").tokenizer(x),
     "encode_text": lambda x: model("clip").encode_text(x),
@@ -229,7 +248,13 @@ TEXT_DOORS = {
     "DALLE.encode_text": lambda x: model("dalle").encode_text(x),
     "generate": lambda x: model("dalle").generate(x, seed=[3, 4]),
     "optimise": loop,
+    "guide": led,
+    "imagine": lambda x: unclip.imagine(model("prior"), x, steps=2),
 }
+for name in ("diffusion", "latent_diffusion"):
+    TEXT_DOORS[name] = lambda x, name=name: model(name).generate(x, seed=[3, 4], steps=2)
+# without a prompt they draw, too: as many as there are seeds
+SILENT = {"diffusion-None", "latent_diffusion-None"}
 
 
 def empty(door: str) -> bool:
@@ -237,9 +262,14 @@ def empty(door: str) -> bool:
     return door in ("tokenizer", "DALLE.encode_text")
 
 
-@pytest.mark.parametrize("door, value, plain", table(TEXT_DOORS, TEXTS, {
-    (door, "an empty list"): [] for door in filter(empty, TEXT_DOORS)
-}))  # fmt: skip
+TEXT_ROWS = table(
+    TEXT_DOORS, TEXTS, {(door, "an empty list"): [] for door in filter(empty, TEXT_DOORS)}
+)
+
+
+@pytest.mark.parametrize(
+    "door, value, plain", [row for row in TEXT_ROWS if row.id not in SILENT]
+)
 def test_texts(door, value, plain):
     judge(door, value, plain)
 
@@ -307,6 +337,7 @@ FLOAT_DOORS = {
     "gallery": lambda x: zero_shot.retrieve(UNITS, x, 2),
     "contrastive_loss": lambda x: contrastive_loss(x, SCORES, 2.0),
     "choose": lambda x: vqgan.choose(x, [0.1, 0.9]),
+    "slerp": lambda x: unclip.slerp(x, SCORES.flip(0), 0.5),
 }
 
 
@@ -409,6 +440,7 @@ K_DOORS = {
     "preprocess": lambda k: preprocess(TWO, k),
     "image_vectors": lambda k: zero_shot.image_vectors(model("clip"), TWO, k),
     "steps": lambda k: loop(["cat"], steps=k),
+    "candidates": lambda k: unclip.imagine(model("prior"), ["cat"], candidates=k, steps=2),
     "batch": lambda k: data.batch(tiny.pairs(), k, 0, 0, torch.device("cpu"))[0],
     "set_aside": lambda k: data.set_aside(four_styles(), k)[1].pictures,
 }
