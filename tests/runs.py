@@ -94,7 +94,7 @@ class Run:
     def wait_for(self, mark: str) -> None:
         while mark not in self.said():
             assert self.process.is_alive(), self.said()
-            time.sleep(0.001)
+            time.sleep(0.005)  # a closer look would take a good part of a core
 
     def end(self) -> int:
         """The exit code, once it has ended."""

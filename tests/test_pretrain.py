@@ -38,7 +38,7 @@ SHORT = replace(tiny.clip(VIT, TRANSFORMER).recipe, steps=2)
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     run = Run("clip", tmp_path)
-    run.wait_for("step 3/24")
+    run.wait_for("step 3/16")
     os.kill(run.process.pid, signal.SIGINT)
     assert run.end() == 1
     assert run.said().endswith("\nstopped; run the same command again to go on\n")
@@ -106,7 +106,7 @@ def test_two_processes_train_as_one(name, states):
 @pytest.mark.skipif(os.name != "posix", reason="needs flock")
 def test_the_second_run_of_a_name_says_that_another_holds_it(tmp_path):
     first = Run("clip", tmp_path)
-    first.wait_for("step 2/24")
+    first.wait_for("step 2/16")
     with pytest.raises(ValueError, match="^clip: another run holds .+lock; wait for its end, or"):
         engine.hold("clip", tmp_path, tmp_path / "runs")
     first.process.kill()

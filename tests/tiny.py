@@ -61,14 +61,14 @@ def pictures() -> Tensor:
 
 
 def clip(image: dict, text: dict, **settings) -> Tiny:
-    size = {"dim": DIM, "merges": 40, "steps": 24, "batch": 16, "warmup": 4}
+    size = {"dim": DIM, "merges": 40, "steps": 16, "batch": 16, "warmup": 4}
     return Tiny(
         clips.Recipe(image=image, text=text, **size | settings),
         lambda model: [model.encode_image(pictures()), model.encode_text(PROMPTS)],
     )
 
 
-CODED = {"width": 16, "latent": 8, "steps": 24, "batch": 8, "warmup": 4, "continuous": 2}
+CODED = {"width": 16, "latent": 8, "steps": 16, "batch": 8, "warmup": 4, "continuous": 2}
 
 
 def codes(recipe: engine.Recipe) -> Tiny:
@@ -162,15 +162,15 @@ def told(recipe: unclip.Recipe) -> Tiny:
     return Tiny(recipe, use)
 
 
-STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 24, "batch": 8}
+STREAM = {"merges": 20, "width": 16, "depth": 2, "heads": 2, "steps": 16, "batch": 8}
 STREAM |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3}  # all toys are of one style
 
-PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 24, "batch": 8}
+PIXELS = {"side": 16, "times": 50, "widths": (16, 32), "depth": 1, "steps": 16, "batch": 8}
 PIXELS |= {"warmup": 4, "moves": 2, "aside": 0, "questions": 3, "samples": 3}
 
 SHORT = {"moves": 2, "aside": 0, "questions": 3}
-VECTORS = {"width": 24, "depth": 1, "heads": 2, "steps": 24, "batch": 8, "warmup": 4} | SHORT
-LATENTS = {"side": 32, "times": 50, "widths": (16, 32), "steps": 24, "batch": 8, "warmup": 4}
+VECTORS = {"width": 24, "depth": 1, "heads": 2, "steps": 16, "batch": 8, "warmup": 4} | SHORT
+LATENTS = {"side": 32, "times": 50, "widths": (16, 32), "steps": 16, "batch": 8, "warmup": 4}
 LATENTS |= {"moves": 2, "aside": 0, "questions": 3}
 
 MODELS = {
@@ -178,13 +178,13 @@ MODELS = {
     "clip_resnet": clip(RESNET, TRANSFORMER, small=24, small_share=0.5, seed=4),
     "vq_vae": codes(autoencoders.Recipe(factor=4, codes=32, **CODED)),
     "dvae": codes(dvae.Recipe(factor=4, codes=32, **CODED)),
-    "vqgan": codes(vqgan.Recipe(factor=8, codes=32, critic_start=20, **CODED)),
+    "vqgan": codes(vqgan.Recipe(factor=8, codes=32, critic_start=8, **CODED)),
     "vqgan_l2": codes(vqgan.Pixels(factor=8, codes=32, **CODED)),
     "dalle": stream(dalle.Recipe(**STREAM)),
     "diffusion": pixels(diffusion.Recipe(**PIXELS)),
-    "kl": smooth(latent.Autoencoder(width=16, steps=24, batch=8, warmup=4, perceptual_start=20)),
+    "kl": smooth(latent.Autoencoder(width=16, steps=16, batch=8, warmup=4, perceptual_start=8)),
     "prior": vectors(unclip.PriorRecipe(**VECTORS)),
-    "unclip": told(unclip.Recipe(words=2, steps=24, batch=8, warmup=4, **SHORT)),
+    "unclip": told(unclip.Recipe(words=2, steps=16, batch=8, warmup=4, **SHORT)),
     "latent_diffusion": latents(latent.Recipe(**LATENTS)),
     "clip_bag": clip(VIT, BAG),
     "clip_resnet_bag": clip(RESNET, BAG),
