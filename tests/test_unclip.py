@@ -1,5 +1,6 @@
 """unCLIP: a prior over vectors, a decoder that is told one, ways between vectors."""
 
+import dataclasses
 import functools
 import math
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from tests import helpers, tiny
 from tests.helpers import noise
 from utils import device
+from utils.bricks.latent_diffusion import latent_loss
 from utils.bricks.unclip import (
     imagine,
     noise_of,
@@ -18,6 +20,7 @@ from utils.bricks.unclip import (
     variations,
 )
 from utils.bricks.zero_shot import image_vectors
+from utils.recipes import unclip as recipes
 
 SIDE = 32
 close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=0)
@@ -237,11 +240,71 @@ def test_bad_input_is_one_sentence(kind, model):
     refusal(lambda: BAD[kind](model))
 
 
-def test_training_moves_the_way_in_and_nothing_else():
-    from utils.bricks.latent_diffusion import latent_loss
+# ---------------------------------------------------------------- training and measuring
 
+
+def test_training_moves_the_way_in_and_nothing_else():
     made = tiny.model("unclip")
     text = made.says(units(2, made.latent.dim))
     latent_loss(made.latent, noise(2, *made.latent.shape), text).backward()
     moved = {name.split(".")[0] for name, p in made.named_parameters() if p.grad is not None}
     assert moved == {"tokens", "vector"}
+
+
+RECIPE = tiny.MODELS["unclip"].recipe
+
+
+def test_a_variation_is_held_against_other_concepts_of_its_group(monkeypatch):
+    """Four pictures, two groups; vectors by hand: the variation of 0 beats 1, that of 1 not 0."""
+    given = tiny.pairs("unseen", 4)
+    given.table["group"] = ["animals", "animals", "food", "food"]
+    known = torch.eye(4)
+    known[1] = F.normalize(torch.tensor([3.0, 4.0, 0.0, 0.0]), dim=0)  # .6 from picture 0
+    seen = known.clone()
+    seen[0, :2] = torch.tensor([0.8, 0.6])  # nearer to 0 than 1 is
+    seen[1] = torch.tensor([0.0, 0.0, 0.0, 1.0])  # farther from 1 than 0 is
+    monkeypatch.setattr(recipes, "variations", lambda model, part: part + 2)
+    monkeypatch.setattr(
+        recipes, "image_vectors", lambda judge, p: seen if p.min() >= 2 else known
+    )
+    recipe = dataclasses.replace(RECIPE, questions=4)
+    figures, _ = recipe.look(None, {"unseen": given}, {"judge": None})
+    assert figures == {"nearer_than_its_group": 75.0}
+
+
+def test_with_and_without_the_prior_are_told_apart(monkeypatch):
+    """Each way is drawn from its own vectors, in every figure of it."""
+    given, told = tiny.pairs(), []
+    dim = 8
+    captions, imagined = torch.zeros(12, dim), torch.ones(12, dim)
+
+    class Model:
+        latent = clip = None
+
+        def draw(self, vectors, seed):
+            told.append((vectors.unique().tolist(), seed))
+            return vectors.mean(1).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+
+    model = Model()
+    model.latent, model.clip = model, model
+    model.encode_text = lambda labels: captions
+    monkeypatch.setattr(recipes, "imagine", lambda prior, labels: imagined)
+    monkeypatch.setattr(RECIPE.__class__, "look", lambda *_: ({}, None))
+    real = torch.eye(dim)[0]
+    monkeypatch.setattr(
+        recipes,
+        "image_vectors",
+        lambda judge, p: real.expand(len(p), -1) * (1 if len(p) > 12 else p[:, 0, 0, :1]),
+    )
+    monkeypatch.setattr(recipes, "found_among", lambda judge, p, *_: p[:, 0, 0, 0] > 0.5)
+    monkeypatch.setattr(recipes, "frechet_distance", lambda part, known: 1 - part.mean().item())
+    figures = RECIPE.evaluate(model, {"train": given}, {"judge": None, "prior": None})
+    assert told == [([1.0], list(range(12))), ([0.0], list(range(12)))]
+    assert figures == {
+        "found": 100.0,
+        "like_real": 1.0,
+        "frechet": 875.0,
+        "found_without_prior": 0.0,
+        "like_real_without_prior": 0.0,
+        "frechet_without_prior": 1000.0,
+    }

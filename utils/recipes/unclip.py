@@ -129,11 +129,11 @@ class Recipe(Generator):
         return {"nearer_than_its_group": percent(torch.stack(wins))}, drawn[:12]
 
     def evaluate(self, model, splits, others):
-        """The look's, and of pictures drawn from captions' own vectors and from the prior's:
+        """The look's figures, and those of pictures drawn with the prior and without.
 
-        how often their labels are found; the mean cosine to a real picture of the same, in the
-        judge's eyes; and Fréchet distances to all training pictures on its features, times 1,000,
-        a hundred at a time.
+        Without: from the captions' own vectors. How often labels are found; the mean cosine to
+        a real picture of the same, in the judge's eyes; the Fréchet distance to all training
+        pictures on its features, times 1,000, a hundred at a time.
         """
         figures, _ = self.look(model, splits, others)
         kept, _ = shown(splits["train"], self.aside)
