@@ -77,7 +77,7 @@ plots.picture_rows(strip, alt="Apples, cats, hearts and rockets in three hands")
 
 # %% [markdown]
 # ## The map
-# Fifteen lessons in three parts, each of which ends with pictures that you ask for.
+# Fifteen lessons in three parts.
 #
 # ![The map of the course. Part one, words meet pictures: image encoders, text encoders,
 # contrastive loss, zero-shot prompting. Part two, pictures as codes: VQ-VAE, dVAE,
@@ -267,9 +267,10 @@ print("your computer is ready:", all(f.mark != "✗" for f in findings))
 
 # %% [markdown]
 # A line with ✗ must be mended, and the line under it says how. A line with ○ is good to
-# know. Two cores and 4 GB of memory are enough: a lesson runs in 90 seconds or less on
-# two cores that multiply bfloat16, and in one to five minutes on older ones. A GPU is
-# used when there is one. `make doctor` prints the same report in a terminal.
+# know. Two cores and 4 GB of memory are enough: a lesson of Parts I and II ran in 90
+# seconds or less on two cores that multiply bfloat16; on older ones any lesson takes
+# one to five minutes. A GPU is used when there is one. `make doctor` prints the same
+# report in a terminal.
 
 # %% [markdown]
 # ## Where this goes next
