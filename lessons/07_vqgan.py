@@ -658,10 +658,10 @@ print("nearest in the eyes of the judge:", nearest)
 # losses, from the first step. It shows what more of the same gives.
 #
 # Read the three panels together. Twenty steps move little, and a critic that is twenty
-# steps old adds textures of its own, which the guide does not like. PSNR falls a
-# little: the decoder now takes a guess where it used to take the mean, and a wrong
-# guess costs double, as in the toy. The panel that counts is the judge's, who was never
-# asked.
+# steps old adds textures of its own, which please the guide no better. PSNR says next
+# to nothing: only the last row is a little lower, for it takes a guess where the mean
+# would be safer, and a wrong guess costs double, as in the toy. The panel that counts
+# is the judge's, who was never asked.
 #
 # And λ? The critic begins with random weights and learns fast, and how hard it pulls
 # changes with every step. λ follows it.
