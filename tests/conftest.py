@@ -1,11 +1,19 @@
 """What several test modules use."""
 
+import contextlib
+
 import pytest
 import torch
 
 from utils import device, widgets
 
 device.keep_threads(torch.get_num_threads())  # else what a test sees depends on the load
+
+
+@pytest.fixture
+def in_float32(monkeypatch):
+    """Nothing in bfloat16, where the machine has it in hardware: it blurs what is equal."""
+    monkeypatch.setattr(device, "half_precision", lambda _: contextlib.nullcontext())
 
 
 @pytest.fixture

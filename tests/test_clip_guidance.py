@@ -152,12 +152,12 @@ def test_a_weight_is_not_part_of_what_is_read(models):
     assert not torch.allclose(vectors, targets(guide, "red fox 2")[0])
 
 
-def test_silent_it_is_the_free_walk_and_one_seed_is_one_picture(models):
+def test_silent_it_is_the_free_walk_and_one_seed_is_one_picture(models, in_float32):
     model, clip = models
     how = {"model": model, "clip": clip}
     *_, quiet = guide(["red", "fox"], seed=[3, 4], steps=5, scale=0.0, **how)
     free = sampling.last(sampling.sample(model, seed=[3, 4], steps=5))
-    torch.testing.assert_close(quiet, free, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(quiet, free, atol=1e-4, rtol=1e-4)
     loud = how | {"steps": 4, "scale": 20.0, "eta": 0.5}
     *_, both = guide(["red", "fox"], seed=[3, 4], **loud)
     *_, alone = guide(["fox"], seed=4, **loud)

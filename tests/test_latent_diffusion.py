@@ -188,7 +188,7 @@ def test_words_count_one_by_one(model):
     assert (said[0] - said[1]).abs().max() > 1e-4
 
 
-def test_guidance_of_0_and_1_and_the_line_between(model):
+def test_guidance_of_0_and_1_and_the_line_between(model, in_float32):
     prompts = ["red fox", "a picture of a fox"]
     text, free = model.encode_text(prompts), model.encode_text(["", ""])
     x, t = noise(2, *model.shape), torch.tensor([10, 30])

@@ -116,7 +116,7 @@ def test_the_prior_heeds_all_that_it_is_told(part, prior):
     assert (other - said).abs().max() > 1e-3
 
 
-def test_the_prior_reads_x0_off_and_the_noise_beside_it(prior):
+def test_the_prior_reads_x0_off_and_the_noise_beside_it(prior, in_float32):
     x, t = noise(2, prior.dim), torch.tensor([10, 500])
     text = prior.encode_text(["fox", "snow"])
     x0, eps = prior.read(x, t, text)

@@ -1,6 +1,5 @@
 """VQGAN: the perceptual distance, the critic, the weight between them, codes one by one."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
@@ -256,10 +255,9 @@ RECIPE = vqgan.Recipe(**TINY)
 
 
 @pytest.fixture
-def exact(monkeypatch):
-    """No bfloat16, which makes large differences of small ones."""
+def exact(monkeypatch, in_float32):
+    """On the CPU and without bfloat16, which makes large differences of small ones."""
     monkeypatch.setenv("WIP_DEVICE", "cpu")
-    monkeypatch.setattr(device, "half_precision", lambda _: contextlib.nullcontext())
 
 
 @pytest.fixture
