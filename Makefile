@@ -10,10 +10,14 @@ export TOKENIZERS_PARALLELISM = false
 # No shell sees what was typed: the tools read these themselves.
 export LESSON MODEL PORT
 
-# Much of a test run is one thread's work, so two halves run side by side.
+# Much of a test run is one thread's work, so two runs go side by side, each with half of the
+# cores: pytest for each line of what is piped in; who is done takes the next line.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-HALF = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($(CORES) + 1) / 2 )) $(PY) -m pytest -p no:randomly
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --ignore-glob='*.mine*.ipynb'
+TWO_BY_TWO = xargs -P 2 -L 1 env HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($(CORES) + 1) / 2 )) \
+    $(PY) -m pytest -p no:randomly
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
+NOTEBOOKS = $(foreach name,$(wildcard notebooks/[0-9]*.ipynb),$(if $(findstring .mine,$(name)),,$(name)))
+QUICK := -m "not slow and not browser"
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test check build author practice doctor pretrain bench fresh
@@ -27,15 +31,13 @@ lab: .venv/lab  ## open the course in JupyterLab (PORT=8888)
 test: .venv/test  ## run every test, and every notebook
 	$(PY) -m ruff check .
 	$(PY) -m tools.build --check
-	@echo "Two halves run side by side, each with half of the cores."
-	@{ $(HALF) -m browser tests && $(HALF) $(NBVAL) notebooks/1[3-9]*.ipynb; } & one=$$!; \
-	    $(HALF) -m "not browser" tests && $(HALF) $(NBVAL) notebooks/0*.ipynb notebooks/1[0-2]*.ipynb; other=$$?; \
-	    wait $$one && exit $$other
+	@echo "Two runs go side by side, each with half of the cores."
+	@printf '%s\n' '-m "not browser" tests' '-m browser tests' $(NOTEBOOKS:%='$(NBVAL) %') | $(TWO_BY_TWO)
 
-check: .venv/test  ## run the quick tests, a few minutes
+check: .venv/test  ## run the quick tests, some minutes
 	$(PY) -m ruff check .
 	$(PY) -m tools.build --check
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -p no:randomly -m "not slow and not browser" tests
+	@{ echo '$(QUICK) tests --ignore-glob=tests/test_[f-z]*'; echo '$(QUICK)' tests/test_[f-z]*; } | $(TWO_BY_TWO)
 
 build: .venv/$(if $(CHECK),check,lab)  ## build notebooks and bricks from lessons (CHECK=1 only compares)
 	@$(PY) -m tools.build $(if $(CHECK),--check)
