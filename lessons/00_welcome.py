@@ -267,10 +267,9 @@ print("your computer is ready:", all(f.mark != "✗" for f in findings))
 
 # %% [markdown]
 # A line with ✗ must be mended, and the line under it says how. A line with ○ is good to
-# know. Two cores and 4 GB of memory are enough: a lesson of Parts I and II ran in 90
-# seconds or less on two cores that multiply bfloat16; on older ones any lesson takes
-# one to five minutes. A GPU is used when there is one. `make doctor` prints the same
-# report in a terminal.
+# know. Two cores and 4 GB of memory are enough: on two that multiply bfloat16 a lesson
+# ran in 90 seconds or less; on older ones it takes one to five minutes. A GPU is used
+# when there is one. `make doctor` prints the same report in a terminal.
 
 # %% [markdown]
 # ## Where this goes next
