@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import training
 from utils.bricks.diffusion import (
     Diffusion,
     diffusion_loss,
@@ -17,34 +16,18 @@ from utils.bricks.diffusion import (
 from utils.bricks.zero_shot import image_vectors
 from utils.data import Pairs
 from utils.recipes import engine
-from utils.recipes.drawing import (
-    FromCaptions,
-    asked,
-    batch,
-    moved,
-    percent,
-    shown,
-    single,
-    unseen_pairs,
-)
+from utils.recipes.drawing import FromNoise, batch, moved, percent, shown
 
 GROUPS = 4  # of samples, for the error of the Fréchet distance
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(FromCaptions):
+class Recipe(FromNoise):
     side: int = 32
-    noise: str = "cosine"  # the schedule of the noise, see `betas`
-    times: int = 1000
-    predicts: str = "v"
     widths: tuple[int, ...] = (48, 96, 160)
-    depth: int = 1
     patch: int = 2
     mixed: tuple[int, ...] = (1, 2)
     guidance: float = 2.0
-    weight_decay: float = 0.01
-    warmup: int = 200
-    questions: int = 100
     samples: int = 150  # in each group
 
     def borrows(self) -> dict[str, str]:
@@ -66,9 +49,6 @@ class Recipe(FromCaptions):
             self.mixed,
         )
 
-    def optimizers(self, learner: nn.Module) -> list[training.MuonAdamW]:
-        return [self.muon(learner, ROLES)]
-
     def losses(
         self, model: Diffusion, train: Pairs, others: dict[str, nn.Module]
     ) -> list[Callable[[int], Tensor]]:
@@ -84,20 +64,12 @@ class Recipe(FromCaptions):
 
         return [loss]
 
-    def look(self, model, splits, others):
-        kept, _ = shown(splits["train"], self.aside)
-        labels, pool = asked(kept, self.questions)
-        figures, plain, guided = single(model, others["judge"], labels, pool, self.guidance)
-        figures["copies"] = copies(plain, small(kept, self.moves, self.side))
-        return figures, guided[:12]
+    def copied(self, model, pictures, kept):
+        return copies(pictures, small(kept, self.moves, self.side))
 
     def evaluate(self, model, splits, others):
-        figures, _ = self.look(model, splits, others)
-        kept, aside = shown(splits["train"], self.aside)
-        _, pool = asked(kept, self.questions)
-        if len(aside):
-            figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
-        return figures | self.distances(model, kept, others)
+        kept, _ = shown(splits["train"], self.aside)
+        return super().evaluate(model, splits, others) | self.distances(model, kept, others)
 
     def distances(self, model: Diffusion, kept: Pairs, others: dict) -> dict[str, float]:
         """Fréchet distances to the training pictures on the judge's features, times 1,000.
@@ -122,14 +94,6 @@ class Recipe(FromCaptions):
 
 
 FREE = {"guidance": 0.0, "temperature": 1.0}  # DALL·E without a prompt, as it learnt
-ROLES = {
-    "matrix": [
-        f"unet.{part}.*.weight" for part in ("down", "smaller", "middle", "between", "up", "larger")
-    ],
-    "edge": ("unet.enter.weight", "unet.time.*.weight", "unet.condition.*", "unet.leave.weight"),
-}
-
-
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 

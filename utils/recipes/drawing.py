@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import device as devices
+from utils import training
 from utils.bricks.dalle import found_among
 from utils.bricks.zero_shot import image_vectors, linear_probe, probe_scores
 from utils.data import STYLE_WORDS, STYLES, Pairs, set_aside, with_article
@@ -22,6 +23,12 @@ CAPTIONS = (
     "{label}, {keyword}",
 )
 AMONG = 100  # captions to choose from
+U_NET = {  # which of its weights are what, see `training.by_role`
+    "matrix": [
+        f"unet.{part}.*.weight" for part in ("down", "smaller", "middle", "between", "up", "larger")
+    ],
+    "edge": ("unet.enter.weight", "unet.time.*.weight", "unet.condition.*", "unet.leave.weight"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,42 @@ class FromCaptions(Generator):
 
     def notes(self) -> dict:
         return {"captions": CAPTIONS} | super().notes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromNoise(FromCaptions):
+    """What diffusion's recipes share: the noise, and what is measured of their samples."""
+
+    noise: str = "cosine"  # the schedule of the noise, see `betas`
+    times: int = 1000
+    predicts: str = "v"
+    depth: int = 1
+    guidance: float = 3.0
+    weight_decay: float = 0.01
+    warmup: int = 200
+    questions: int = 100
+
+    def optimizers(self, learner: nn.Module) -> list[training.MuonAdamW]:
+        return [self.muon(learner, U_NET)]
+
+    def copied(self, model: nn.Module, pictures: Tensor, kept: Pairs) -> float:
+        """The share of pictures that are copies of training pictures, in percent."""
+        raise NotImplementedError
+
+    def look(self, model, splits, others):
+        kept, _ = shown(splits["train"], self.aside)
+        labels, pool = asked(kept, self.questions)
+        figures, plain, guided = single(model, others["judge"], labels, pool, self.guidance)
+        figures["copies"] = self.copied(model, plain, kept)
+        return figures, guided[:12]
+
+    def evaluate(self, model, splits, others):
+        figures, _ = self.look(model, splits, others)
+        kept, aside = shown(splits["train"], self.aside)
+        _, pool = asked(kept, self.questions)
+        if len(aside):
+            figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
+        return figures
 
 
 def shown(train: Pairs, aside: int) -> tuple[Pairs, Pairs]:

@@ -23,15 +23,13 @@ from utils.recipes.autoencoders import batch as some_pictures
 from utils.recipes.autoencoders import clean, device_of
 from utils.recipes.drawing import (
     AMONG,
-    FromCaptions,
+    FromNoise,
     asked,
     batch,
     drawn,
     moved,
     percent,
     shown,
-    single,
-    unseen_pairs,
 )
 from utils.recipes.vqgan import judged
 
@@ -106,18 +104,10 @@ def measure(model: KLAutoencoder, pictures: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(FromCaptions):
+class Recipe(FromNoise):
     side: int = 64
-    noise: str = "cosine"  # the schedule of the noise, see `betas`
-    times: int = 1000
-    predicts: str = "v"
     widths: tuple[int, ...] = (128, 192)
-    depth: int = 1
     mixed: tuple[int, ...] = (0, 1)
-    guidance: float = 3.0
-    weight_decay: float = 0.01
-    warmup: int = 200
-    questions: int = 100
 
     def borrows(self) -> dict[str, str]:
         return {"clip": "clip_resnet", "autoencoder": "kl"}
@@ -138,9 +128,6 @@ class Recipe(FromCaptions):
             self.mixed,
         )
 
-    def optimizers(self, learner: nn.Module) -> list[training.MuonAdamW]:
-        return [self.muon(learner, ROLES)]
-
     def losses(
         self, model: LatentDiffusion, train: Pairs, others: dict[str, nn.Module]
     ) -> list[Callable[[int], Tensor]]:
@@ -157,31 +144,15 @@ class Recipe(FromCaptions):
 
         return [loss]
 
-    def look(self, model, splits, others):
-        kept, _ = shown(splits["train"], self.aside)
-        labels, pool = asked(kept, self.questions)
-        figures, plain, guided = single(model, others["judge"], labels, pool, self.guidance)
-        figures["copies"] = copies(model, plain, encoded(model, kept, self.moves))
-        return figures, guided[:12]
+    def copied(self, model, pictures, kept):
+        return copies(model, pictures, encoded(model, kept, self.moves))
 
     def evaluate(self, model, splits, others):
-        figures, _ = self.look(model, splits, others)
-        kept, aside = shown(splits["train"], self.aside)
-        _, pool = asked(kept, self.questions)
-        if len(aside):
-            figures |= unseen_pairs(model, others["judge"], kept, aside, pool, self.guidance)
+        figures = super().evaluate(model, splits, others)
         labels, pool = asked(splits["unseen"].where(skin_tone="none"), self.questions)
         pictures = drawn(model, labels, self.guidance)
         found = found_among(others["judge"], pictures, labels, pool, AMONG)
         return figures | {"unseen_found": percent(found)}
-
-
-ROLES = {
-    "matrix": [
-        f"unet.{part}.*.weight" for part in ("down", "smaller", "middle", "between", "up", "larger")
-    ],
-    "edge": ("unet.enter.weight", "unet.time.*.weight", "unet.condition.*", "unet.leave.weight"),
-}
 
 
 @torch.no_grad()
