@@ -760,12 +760,11 @@ print("too long is worse than whole:", scores["too long"] < scores["whole"] - 0.
 #
 # One sentence, and every machine that you built. The judge, who helped none of them,
 # says how near each picture is to the sentence, on a scale where 0 is the middle one of
-# all real pictures and 1 the nearest. Beside it, what each has cost. One sentence and
-# one seed: this ranks nobody.
+# all real pictures and 1 the nearest. Beside it, what each has cost: multiplications in
+# convolutions and linear layers, and as many again where a gradient comes back to the
+# picture. One sentence and one seed: this ranks nobody.
 
 # %%
-import time
-
 from utils.bricks import clip_guidance, vqgan_clip
 from utils.bricks.dalle import rerank
 
@@ -792,11 +791,26 @@ MACHINES = {
     "latent diffusion": lambda said: latent.generate([said]),
     "unCLIP": lambda said: unclip.draw(imagine(prior, [said])),
 }
-strip, seconds = {}, {}
+
+
+def drawn_by(machine) -> tuple[Tensor, float]:
+    """The sentence's picture (1, 3, S, S), and its cost in billions of products."""
+    total = 0
+
+    def count(layer: nn.Module, given: tuple, answer: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            ways = 2 if answer.requires_grad else 1  # there, and back to the picture
+            total += ways * answer.numel() * layer.weight[0].numel()
+
+    with nn.modules.module.register_module_forward_hook(count):
+        picture = machine(SENTENCE)
+    return picture.float().cpu(), total / 1e9
+
+
+strip, work = {}, {}
 for name, machine in MACHINES.items():
-    start = time.monotonic()
-    drawn = machine(SENTENCE).float().cpu()
-    seconds[name] = time.monotonic() - start
+    drawn, work[name] = drawn_by(machine)
     strip[name] = F.interpolate(drawn, (64, 64), mode="nearest")
 wish = F.normalize(judge.encode_text([SENTENCE]), dim=1)
 scale = (image_vectors(judge, kept.pictures) @ wish.T).flatten().sort().values
@@ -811,9 +825,11 @@ drawn = torch.cat([*strip.values()])
 plots.grid(drawn, list(strip), columns=6, alt=f"Six pictures of {SENTENCE}")
 fig, axes = plots.figure(columns=2, width=11, height=2.4)
 plots.bars(axes[0], verdict, "text", "What the judge says", "", numbers="{:.2f}")
-plots.bars(axes[1], seconds, "noise", "Seconds, on this machine", "", numbers="{:.0f}")
-plots.show(fig, "Six machines: how near each is to the sentence, and how long it took")
+plots.bars(axes[1], work, "noise", "Billions of products", "", numbers="{:.0f}")
+plots.show(fig, "Six machines: how near each is to the sentence, and what it cost")
 print("each is nearer than most real pictures:", min(verdict.values()) > 0)
+asking = [work.pop("VQGAN-CLIP"), work.pop("diffusion led by CLIP")]
+print("what asks CLIP at every step costs most:", min(asking) > max(work.values()))
 
 # %% [markdown]
 # Two towers that learnt to agree; codes; streams of codes; a gradient that pulls at a
