@@ -590,11 +590,13 @@ print("it learns, but is far from that:", end < 0.9 * start, end > 0.3)
 # <details><summary>Answer</summary>
 #
 # No, nor does the shipped one. Most of a pixel can be told from its neighbours; the
-# encoder has taken just that out, and what it leaves is hard to guess. The next cell
-# guesses each number from the four beside it, by least squares. **Losses of two spaces
-# cannot be compared.** Pictures can.
+# encoder has taken just that out, and what it leaves is hard to guess. **Losses of two
+# spaces cannot be compared.** Pictures can.
 #
 # </details>
+#
+# How much is left to guess? Each number, told by least squares from the four places
+# around it, in pixels and in latents:
 
 
 # %%
@@ -712,7 +714,7 @@ print("from the label alone less than chance:", right["drawn from the label"] < 
 print("of real drawings the probe misses some, too:", right["real drawings"] < 0.9)
 wrong = seen["real drawings"] != asked
 alike = (asked < 2) & (seen["real drawings"] < 2)  # Noto and Twemoji
-print("half of those it takes for one another are Noto and Twemoji:",
+print("at least half of these are Noto taken for Twemoji, or the other way:",
       (alike & wrong).sum().item() >= wrong.sum().item() / 2)  # fmt: skip
 
 # %% [markdown]
@@ -840,11 +842,11 @@ plots.picture_rows(rows, alt=alt, size=56)
 # first:** whose twins are they?
 
 # %%
-twins = (found["set aside"] < 1 / 3).nonzero().flatten()[:6]
+twins = (found["set aside"] < 1 / 3).nonzero().flatten()
 nearest = picture_distances(small(aside.pictures[twins]), known).argmin(1)
 rows = {"set aside": aside.pictures[twins] / 255,
         "nearest": kept.pictures[nearest] / 255}  # fmt: skip
-plots.picture_rows(rows, alt="People, each drawn twice the same", size=56)
+plots.picture_rows(rows, alt="Pairs that look the same, most of them people", size=56)
 pairs = [[aside.row(i), kept.row(j)]
          for i, j in zip(twins.tolist(), nearest.tolist(), strict=True)]  # fmt: skip
 for one, other in pairs:
@@ -854,9 +856,9 @@ print("in one style:", all(one["style"] == other["style"] for one, other in pair
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# People: *pilot* and *man pilot* are two labels of one drawing, or nearly. Whoever sets
-# data aside by name has such leaks. What matters here: samples lie where new pictures
-# lie, not where copies do.
+# Of others in the same style, people above all: *pilot* and *man pilot* are two labels
+# of one drawing, or nearly. Whoever sets data aside by name has such leaks. What
+# matters here: samples lie where new pictures lie, not where copies do.
 #
 # </details>
 #

@@ -449,7 +449,7 @@ def test_guidance_goes_from_the_free_answer_through_the_asked_one(in_float32):
         torch.testing.assert_close((x0, eps), wanted, atol=1e-4, rtol=1e-4)
     # of the answers' noise, not only of their velocities: all three are linear in one another
     parts = [model.read(x, t, text, s)[1] for s in (0.0, 1.0, 3.0)]
-    torch.testing.assert_close(parts[2], parts[0] + 3 * (parts[1] - parts[0]), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(parts[2], parts[0] + 3 * (parts[1] - parts[0]), atol=1e-4, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- the loss

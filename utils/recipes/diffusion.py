@@ -94,6 +94,8 @@ class Recipe(FromNoise):
 
 
 FREE = {"guidance": 0.0, "temperature": 1.0}  # DALL·E without a prompt, as it learnt
+
+
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
